@@ -1,0 +1,50 @@
+# `make smoke` runs the main job, `make test` the fast tests. Both set up .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help smoke test test-all check format bench ui picture clean
+help:
+	@echo "make smoke     train baseline, +SEL and +L_align on two cores and print the table (about 4 minutes)"
+	@echo "make test      fast tests;  make test-all: also slow and browser tests"
+	@echo "make check     ruff and mypy over source and tests"
+	@echo "make bench     measure speed and cost; figures go to bench/"
+	@echo "make ui        MLflow over results/"
+	@echo "make picture   draw the report's picture for README again"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"python {v[0]}.{v[1]}: Nashboard needs 3.11 to 3.13; run make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+smoke: $(READY)
+	$(BIN)/python cli.py matrix experiments/smoke.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+ui: $(READY)
+	$(BIN)/python cli.py ui
+
+EXPERIMENT ?= rehearsal
+picture: $(READY)
+	$(BIN)/python docs/picture.py $(EXPERIMENT)
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,103 @@
+"""Backbones: plain GANs with named places where a variant may act.
+
+A backbone is one module in this package with
+
+    Options                                                  frozen dataclass, typed fields
+    check(options, resolution, num_classes) -> None          ValueError("key: rule") if it can't be made
+    build(options, resolution, num_classes) -> (Generator, Discriminator)
+
+`build` draws the initial weights from torch's global generator, which the caller has
+seeded. Nothing here knows heatmaps, SEL, Ray or MLflow; nothing here imports `harness`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Site(NamedTuple):
+    """A place in G where a variant may act.
+
+    `name` is unique within a generator. `channels` and `resolution` describe the feature
+    map [N, channels, resolution, resolution] that passes there; `resolution` 0 marks the
+    latent vector [N, channels] before the first layer.
+    """
+
+    name: str
+    channels: int
+    resolution: int
+
+
+Modulate = Callable[[Site, Tensor], Tensor]
+"""Called at every site with the features that pass there; returns what goes on, same shape."""
+
+Draws = Callable[[str], torch.Generator]
+"""Named random streams: `draws("noise")` is a generator used for that purpose alone."""
+
+
+def identity(site: Site, x: Tensor) -> Tensor:
+    """The modulation that changes nothing: the baseline, bit for bit."""
+    return x
+
+
+class Synthesis(NamedTuple):
+    """`images` [N, 3, R, R], about [-1, 1]; `ws`, the latents that entered synthesis
+    ([N, num_ws, w_dim] for style-based generators, z itself otherwise)."""
+
+    images: Tensor
+    ws: Tensor
+
+
+class Generator(nn.Module):
+    """What every generator offers.
+
+    Attributes: `z_dim`; `num_classes` (0: unconditional); `resolution` of the images;
+    `sites`, in the order in which `modulate` meets them.
+    """
+
+    z_dim: int
+    num_classes: int
+    resolution: int
+    sites: tuple[Site, ...]
+
+    def sample_z(self, n: int, rng: torch.Generator) -> Tensor:
+        """n latents [n, z_dim] from the prior p_z, on the generator's device."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        modulate: Modulate = identity,
+        draws: Draws | None = None,
+        mixing: float = 0.0,
+    ) -> Synthesis:
+        """z [N, z_dim], labels int64 [N] or None -> images and ws.
+
+        `draws` gives the streams "noise" and "mixing" to networks that draw inside
+        synthesis (None: torch's global generator). `mixing` is the probability of style
+        mixing; a generator without styles ignores it.
+        """
+        raise NotImplementedError
+
+
+class Discriminator(nn.Module):
+    """What every discriminator offers.
+
+    Attributes: `num_classes`; `resolution`; `taps`, the names of the feature maps that
+    can be returned: the resolution as text ("4", "8", "16", ...).
+    """
+
+    num_classes: int
+    resolution: int
+    taps: tuple[str, ...]
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """images [N, 3, R, R], labels int64 [N] or None -> raw logits [N] (float32, before
+        any activation) and the asked feature maps {name: [N, C, H, W]}, in the graph."""
+        raise NotImplementedError

@@ -1,0 +1,160 @@
+"""SN-DCGAN: the standard CNN of the spectral-normalisation paper (Miyato et al., 2018).
+
+G:  z -> linear to 4x4 -> one 4x4 stride-2 transposed convolution per doubling -> 3x3 convolution, tanh;
+    batch normalisation and ReLU after all but the last. Channels halve from 4x4 upwards.
+D:  pairs of a 3x3 and a 4x4 stride-2 convolution, leaky ReLU, spectral norm everywhere.
+    Layout A widens when it downsamples (the authors' companion code); layout B widens at the
+    3x3 convolution after it (the table printed in the paper).
+
+Conditional: class-conditional batch normalisation in G (Dumoulin et al., 2017), a projection
+discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in each network.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from backbones import Discriminator, Draws, Generator, Modulate, Site, Synthesis, identity
+
+_BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhere, at width 1
+
+
+@dataclass(frozen=True)
+class Options:
+    z_dim: Annotated[int, ">= 1"] = 128
+    latent: Literal["uniform", "normal"] = "uniform"  # uniform on [-1, 1), as the authors' code
+    width: Annotated[float, "> 0"] = 1.0  # multiplies every channel count of G and D
+    d_layout: Literal["A", "B"] = "A"
+    d_slope: Annotated[float, ">= 0, < 1"] = 0.1  # of D's leaky ReLU
+
+
+def check(options: Options, resolution: int, num_classes: int) -> None:
+    """Raise ValueError where the networks can't be made."""
+    if resolution not in (32, 64, 128):
+        raise ValueError(f"resolution: {resolution}: sn_dcgan makes 32, 64 or 128; resize the dataset")
+
+
+def build(options: Options, resolution: int, num_classes: int) -> tuple["SNDCGANGenerator", "SNDCGANDiscriminator"]:
+    """G and D with initial weights N(0, 0.02) from torch's global generator."""
+    check(options, resolution, num_classes)
+    g = SNDCGANGenerator(options, resolution, num_classes)
+    return g, SNDCGANDiscriminator(options, resolution, num_classes)
+
+
+def _channels(resolution: int, at: int, width: float) -> int:
+    """Channels of the feature map of side `at`: 64 at the image's side, doubling downwards to 512."""
+    return max(1, round(width * min(_MAX, _BASE * resolution // at)))
+
+
+def _init(layer: nn.Module) -> nn.Module:
+    nn.init.normal_(layer.weight, 0.0, 0.02)  # type: ignore[arg-type]
+    if getattr(layer, "bias", None) is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class _Norm(nn.Module):
+    """Batch normalisation; with classes, its gain and bias are looked up per class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels, affine=num_classes == 0)
+        if num_classes:
+            self.gain, self.bias = nn.Embedding(num_classes, channels), nn.Embedding(num_classes, channels)
+            nn.init.ones_(self.gain.weight)
+            nn.init.zeros_(self.bias.weight)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = self.bn(x)
+        if labels is None:
+            return x
+        return torch.addcmul(self.bias(labels)[:, :, None, None], x, self.gain(labels)[:, :, None, None])
+
+
+class SNDCGANGenerator(Generator):
+    """z [N, z_dim] in [-1, 1) (or normal) -> images [N, 3, R, R] in (-1, 1).
+
+    Sites: "latent" (z itself), then "4", "8", "16", ...: the feature map of that side after its ReLU.
+    """
+
+    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+        super().__init__()
+        self.z_dim, self.num_classes, self.resolution = options.z_dim, num_classes, resolution
+        self.latent = options.latent
+        sides = [4 << i for i in range(int(math.log2(resolution // 4)) + 1)]
+        widths = [_channels(resolution, s, options.width) for s in sides]
+        self.linear = _init(nn.Linear(options.z_dim, widths[0] * 16, bias=False))
+        self.up = nn.ModuleList(
+            _init(nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=False))
+            for i, o in zip(widths, widths[1:], strict=False)
+        )
+        self.norm = nn.ModuleList(_Norm(c, num_classes) for c in widths)
+        self.to_rgb = _init(nn.Conv2d(widths[-1], 3, 3, padding=1))
+        self.sites = (
+            Site("latent", options.z_dim, 0),
+            *(Site(str(s), c, s) for s, c in zip(sides, widths, strict=True)),
+        )
+
+    def sample_z(self, n: int, rng: torch.Generator) -> Tensor:
+        if self.latent == "uniform":
+            return torch.rand(n, self.z_dim, generator=rng, device=rng.device) * 2 - 1
+        return torch.randn(n, self.z_dim, generator=rng, device=rng.device)
+
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        modulate: Modulate = identity,
+        draws: Draws | None = None,
+        mixing: float = 0.0,
+    ) -> Synthesis:
+        labels = labels if self.num_classes else None
+        x = self.linear(modulate(self.sites[0], z)).unflatten(1, (-1, 4, 4))
+        for i, site in enumerate(self.sites[1:]):
+            x = self.up[i - 1](x) if i else x
+            x = modulate(site, F.relu(self.norm[i](x, labels)))
+        return Synthesis(torch.tanh(self.to_rgb(x)), z)
+
+
+class SNDCGANDiscriminator(Discriminator):
+    """images [N, 3, R, R] -> raw logits [N]. Tap "r" is the last feature map of side r, after its leaky ReLU."""
+
+    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.resolution, self.slope = num_classes, resolution, options.d_slope
+        stages = int(math.log2(resolution // 4))
+        widths = [max(1, round(options.width * min(_MAX, _BASE << i))) for i in range(stages + 1)]
+        self.conv, self.down = nn.ModuleList(), nn.ModuleList()
+        for i, c in enumerate(widths):
+            before = 3 if i == 0 else (widths[i - 1] if options.d_layout == "B" else c)
+            self.conv.append(spectral_norm(_init(nn.Conv2d(before, c, 3, padding=1))))
+            if i < stages:
+                after = c if options.d_layout == "B" else widths[i + 1]
+                self.down.append(spectral_norm(_init(nn.Conv2d(c, after, 4, stride=2, padding=1))))
+        self.linear = spectral_norm(_init(nn.Linear(widths[-1] * 16, 1)))
+        if num_classes:
+            self.embed = spectral_norm(_init(nn.Embedding(num_classes, widths[-1])))
+        self.taps = tuple(str(resolution >> i) for i in range(stages + 1))
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        feats: dict[str, Tensor] = {}
+        x = images
+        for i, tap in enumerate(self.taps):
+            x = F.leaky_relu(self.conv[i](x), self.slope)
+            if tap in taps:
+                feats[tap] = x
+            if i < len(self.down):
+                x = F.leaky_relu(self.down[i](x), self.slope)
+        logits = self.linear(x.flatten(1)).squeeze(1)
+        if self.num_classes:
+            assert labels is not None, "a conditional D needs labels"
+            logits = logits + (self.embed(labels) * x.sum((2, 3))).sum(1)
+        return logits.float(), feats

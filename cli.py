@@ -1,0 +1,353 @@
+"""nashboard: is the GAN closer to equilibrium, and are its images closer to the data?
+
+Each verb imports what it needs, so that --help answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.report import Report
+
+DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("nashboard", description=DESCRIPTION)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, what: str, experiment: bool = True) -> argparse.ArgumentParser:
+        p = verbs.add_parser(name, help=what, description=what)
+        if experiment:
+            p.add_argument("experiment", help="an experiment file, or the name of a shipped one (smoke, table2, ...)")
+            p.add_argument(
+                "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
+            )
+        p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results)")
+        return p
+
+    p = verb("matrix", "train and score every trial of an experiment, then print its tables")
+    p.add_argument("--local", action="store_true", help="one trial after another in this process, without Ray")
+    p.add_argument("--ray-address", metavar="HOST:PORT", help="use an existing Ray cluster")
+    p.add_argument("--code", choices=("ship", "shared"), default="ship", help="with --ray-address: ship code, or not")
+    p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results)")
+    p.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
+    p = verb("plan", "print the unique trials, what they cost and when they would end; run nothing")
+    p.add_argument(
+        "--gpus", type=int, nargs="+", default=[1, 8, 64], help="sizes of cluster to plan for (default: 1 8 64)"
+    )
+    verb("report", "write tables, results.csv and report.html from what is finished")
+    verb("status", "show the progress of an experiment's trials")
+    verb("stop", "ask the running matrix to save and stop, as Ctrl-C does")
+    p = verb("sync", "send everything in results to MLflow, also after its database was lost")
+    p.add_argument("--tracking-uri", metavar="URI")
+    p = verb("eval", "score a checkpoint, or a trial's folder", experiment=False)
+    p.add_argument("model", type=Path, help="a trial's folder, or one .safetensors checkpoint")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the recorded trial")
+    p.add_argument("--metrics", help="names, separated by commas (default: those of the trial)")
+    p.add_argument("--num-fakes", type=int, help="images to generate (default: as the trial)")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
+    p.add_argument("--out", type=Path, help="also write the records as JSON")
+    p = verb("attention", "measure where D looks and what heatmaps move, for an experiment's finished trials")
+    p.add_argument("--images", type=int, default=1024, help="images per measure (default: 1024)")
+    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    p = verb("import-weights", "turn a published StyleGAN2 or EqGAN-SA pickle into a checkpoint", experiment=False)
+    p.add_argument("pickle", type=Path, help="network.pkl with G, D and G_ema; nothing in it is executed")
+    p.add_argument("--out", type=Path, help="a .safetensors file, or a folder (default: beside the pickle)")
+    p = verb("ui", "serve MLflow over results on this machine", experiment=False)
+    p.add_argument("experiment", nargs="?", help="open this experiment's view")
+    p.add_argument("--port", type=int, default=5000)
+    p.add_argument("--no-browser", action="store_true", help="print the link only")
+    p = verb(
+        "pictures", "draw a trained model's samples, attention and heatmap edits, or the samplers", experiment=False
+    )
+    p.add_argument("trial", nargs="?", type=Path, metavar="TRIAL_FOLDER", help="a folder under results/trials")
+    p.add_argument("--samplers", action="store_true", help="draw heatmaps of every sampler; needs no trial")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to (default: pictures/ in the trial's folder)")
+    p = verb("data", "prepare a dataset: data prepare NAME --source PATH --out FILE.zip", experiment=False)
+    p.add_argument("action", choices=("prepare",))
+    p.add_argument("name", help="noto_emoji, lsun_cat, lsun_church, ffhq, or folder")
+    p.add_argument("--source", type=Path, required=True, help="what was downloaded: archive, LMDB or folder")
+    p.add_argument("--out", type=Path, required=True, help="the ZIP to write, in StyleGAN's format")
+    p.add_argument("--resolution", type=int, help="side of the images (default: the set's own)")
+    p.add_argument("--filter", help="resize filter: box, lanczos, bicubic, ... (default: the set's own)")
+    p.add_argument("--max-images", type=int, help="stop after so many")
+    p.add_argument("--workers", type=int, help="processes (default: one per core)")
+    return top
+
+
+# ── verbs ────────────────────────────────────────────────────────────────────
+
+
+def matrix(args: argparse.Namespace) -> int:
+    """Preflight, run what is unfinished, report; 0 when every trial is done."""
+    from harness import checkpoint, config, console, report, tables, trial
+    from harness.launch import launch
+    from harness.matrix import Entry, entries
+    from harness.sink import Sink
+
+    _use_inception_weights(args)
+    experiment = config.load(args.experiment, args.set)
+    todo = entries(experiment)
+    results = args.results.absolute()
+
+    def finished(entry: Entry) -> str | None:
+        result = trial.finished(results / "trials" / entry.id, entry.trial)
+        return str(result["status"]) if result else None
+
+    unfinished = [e for e in todo if finished(e) is None]
+    checkpoint.check_writable(results / experiment.name)
+    trial.preflight([e.trial for e in unfinished], str(experiment.path))
+    console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
+    words = {e.id: str(finished(e)) for e in todo}
+    if unfinished:
+        sink = Sink(results, experiment.name, todo, args.tracking_uri)
+        sink.start()
+        try:
+            with console.Progress({e.id: e.name for e in todo}) as progress:
+                words = launch(
+                    todo, results, experiment.run, experiment=experiment.name, finished=finished,
+                    on_progress=progress, local=args.local, address=args.ray_address,
+                    ship_code=args.code == "ship", retry_failed=args.retry_failed,
+                )  # fmt: skip
+        finally:
+            rep = report.collect(experiment, results)
+            behind = sink.close(note=tables.note(rep))
+            if behind:
+                console.say(f"MLflow lacks {behind} bytes ({sink.problem}); later: nashboard sync {args.experiment}")
+    _show_report(args, report.collect(experiment, results))
+    if "interrupted" in words.values():
+        return 130
+    return 0 if all(word == "done" for word in words.values()) else 1
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
+    from harness import config, console, trial
+    from harness import plan as plans
+    from harness.matrix import entries
+
+    experiment = config.load(args.experiment, args.set)
+    every = entries(experiment)
+    states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
+    todo = [e for e, state in zip(every, states, strict=True) if state is None]
+    records = plans.finished_here(args.results) + plans.measured()
+    gpu, cpu = (plans.forecast(every, kind, records) for kind in plans.KINDS)
+    rows = []
+    for e, state, *seconds in zip(every, states, gpu.seconds, cpu.seconds, strict=True):
+        serves = ", ".join(dict.fromkeys(f"{c.table}: {c.setting}/{c.arm}" for c in e.serves))
+        rows.append(
+            (
+                e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
+                f"{e.trial.train.total_kimg:g}", *("" if s is None else console.duration(s) for s in seconds),
+                state["status"] if state else "to do",
+            )
+        )  # fmt: skip
+    console.show_table(
+        f"{experiment.name}: {len(every)} unique trials for {sum(len(e.serves) for e in every)} places in tables",
+        ("trial", "serves", "seed", "backbone", "data", "kimg", "on a GPU", "on a core", "state"),
+        rows,
+        notes=plans.notes(experiment, todo, records, args.gpus, os.cpu_count() or 1),
+    )
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write and print the tables as far as they are known."""
+    from harness import config
+    from harness import report as reports
+
+    _show_report(args, reports.collect(config.load(args.experiment, args.set), args.results.absolute()))
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """One line per trial, read from the results folder: works beside a running matrix."""
+    from harness import config, console, lock, trial
+    from harness.attempt import read_state
+    from harness.matrix import entries
+
+    experiment = config.load(args.experiment, args.set)
+    driver = lock.driver(args.results / experiment.name)
+    rows = []
+    for e in entries(experiment):
+        folder = args.results / "trials" / e.id
+        result = trial.finished(folder, e.trial)
+        now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
+        total = e.trial.train.total_kimg
+        kimg = f"{now.get('nimg', 0) / 1000:.4g}/{total:g}"
+        rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
+        rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
+    console.show_table(
+        experiment.name, ("trial", "state", "kimg", "img/s", ""), rows, notes=[f"driver: {driver or 'none'}"]
+    )
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Do what Ctrl-C does to the driver that runs the experiment."""
+    from harness import config, console, lock
+
+    who = lock.request_stop(args.results / config.load(args.experiment, args.set).name)
+    console.say(f"asked {who} to save and stop")
+    return 0
+
+
+def sync(args: argparse.Namespace) -> int:
+    """Send what results hold to MLflow."""
+    from harness import config, console, tables
+    from harness import report as reports
+    from harness.matrix import entries
+    from harness.sink import sync as send
+
+    experiment = config.load(args.experiment, args.set)
+    rep = reports.collect(experiment, args.results.absolute())
+    uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
+    console.say(f"MLflow is up to date: {uri}")
+    return 0
+
+
+def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
+    """Score one trained model in one pass and print every record."""
+    import json
+
+    import torch
+
+    from harness import console, evaluate, tables, trained
+    from harness.checkpoint import write_atomic
+
+    _use_inception_weights(args)
+    sets = list(args.set)
+    if args.num_fakes:
+        sets.append(f"eval.num_fakes={args.num_fakes}")
+    cuda = args.device != "cpu" and torch.cuda.is_available()
+    model = trained.load(args.model, "cuda" if cuda else "cpu", sets, args.metrics.split(",") if args.metrics else ())
+    evaluate.check(model.trial.eval, model.data, model.heldout)
+    with console.counting("images") as progress:
+        records = evaluate.evaluate(
+            model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
+            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
+            weights_used=model.weights, progress=progress,
+        )  # fmt: skip
+    rows = [
+        (name, tables.number(r["value"]), "" if r["se"] is None else f"{r['se']:.2g}") for name, r in records.items()
+    ]
+    console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
+    if args.out:
+        write_atomic(args.out, json.dumps(records, indent=1).encode())
+    return 0
+
+
+def attention(args: argparse.Namespace) -> int:
+    """Probe every finished trial, print one table, and write it with its figures."""
+    import torch
+
+    from harness import attention_report, config, console
+
+    experiment = config.load(args.experiment, args.set)
+    made = attention_report.make(
+        experiment, args.results.absolute(), count=args.images, say=console.say,
+        device="cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu",
+    )  # fmt: skip
+    grid = attention_report.grid(made)
+    console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
+    console.say(f"attention: {made.folder / 'attention.md'} with {len(made.figures)} figures")
+    return 0
+
+
+def import_weights(args: argparse.Namespace) -> int:
+    """Turn a network pickle into a checkpoint, and say what it holds and what was left behind."""
+    from harness import console, weights
+
+    made = weights.import_weights(args.pickle, args.out or args.pickle.with_suffix(".safetensors"))
+    parts = " + ".join([made.trial.backbone.name, *(v.name for v in made.trial.variants)])
+    kind = "conditional" if made.trial.conditional else "unconditional"
+    console.say(f"{args.pickle}: {parts}, {made.resolution}x{made.resolution}, {kind}")
+    for name, count in made.networks.items():
+        console.say(f"  {name}: {count:,} numbers, all names and shapes met")
+    for note in made.notes:
+        console.say(f"  {note}")
+    told = made.trial.dataset.options.path
+    console.say(f"{made.file}: score it with: nashboard eval {made.file} --set dataset.path=FILE (recorded: {told})")
+    return 0
+
+
+def ui(args: argparse.Namespace) -> int:
+    """Serve MLflow on loopback until Ctrl-C."""
+    from harness import console, mlflow_server
+
+    mlflow_server.ui(args.results, args.experiment, args.port, browse=not args.no_browser, say=console.say)
+    return 0
+
+
+def pictures(args: argparse.Namespace) -> int:
+    """Draw what a trained model does, or what the samplers draw."""
+    from harness import console
+    from harness import pictures as draw
+    from harness.errors import UserError
+
+    if not args.trial and not args.samplers:
+        raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
+    if args.samplers and not args.out:
+        raise UserError("pictures --samplers: --out: missing; give a folder")
+    paths = draw.samplers(args.out) if args.samplers else []
+    paths += draw.of_trial(args.trial, args.out) if args.trial else []
+    for path in paths:
+        console.say(str(path))
+    return 0
+
+
+def data(args: argparse.Namespace) -> int:
+    """Write a dataset in StyleGAN's ZIP format from what was downloaded."""
+    from harness import console
+    from harness.prepare import prepare
+
+    with console.counting(args.name) as progress:
+        made = prepare(
+            args.name, args.source, args.out, resolution=args.resolution, filter=args.filter,
+            max_images=args.max_images, workers=args.workers, progress=progress,
+        )  # fmt: skip
+    console.say(f"{args.out}: {made.images} images of {made.resolution}x{made.resolution}, {made.size_bytes} bytes")
+    return 0
+
+
+def _use_inception_weights(args: argparse.Namespace) -> None:
+    """Trials run in processes of their own, which inherit the environment."""
+    if args.inception_weights:
+        os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _show_report(args: argparse.Namespace, rep: "Report") -> None:
+    """Write the report's files and print its tables."""
+    from harness import console, tables
+    from harness.report import write
+
+    written = write(rep, args.results.absolute())
+    for t in rep.tables:
+        grid = tables.grid(t)
+        console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
+    console.say(f"report: {next(p for p in written if p.name == 'report.html')}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
+    args = parser().parse_args(argv)
+    from harness.errors import UserError
+
+    try:
+        return int(globals()[args.verb.replace("-", "_")](args))
+    except UserError as e:
+        print(f"nashboard: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""One attempt at a trial, in whatever process: its number, its line to the driver, its end.
+
+Every attempt has a number in the trial's folder. A worker that was given up but lives on
+finds a later number there and stops before it writes.
+"""
+
+import contextlib
+import errno
+import importlib
+import json
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.schedule import Ended
+
+
+class Control:
+    """What a trial sees of its driver: the `Control` of harness/trial.py."""
+
+    def __init__(self) -> None:
+        self.reports, self.last, self.stopping = 0, dict[str, Any](), False
+
+    def stop(self) -> bool:
+        return self.stopping
+
+    def report(self, progress: dict[str, Any]) -> None:
+        self.reports, self.last = self.reports + 1, progress
+
+
+def make(
+    worker: str, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, number: int
+) -> Ended:
+    """Make attempt `number` at a trial; an exception ends it as failed, with its traceback in the folder.
+
+    `worker`: "module:function" with the signature of `trial.run`.
+    """
+    try:
+        module, _, function = worker.partition(":")
+        return Ended(getattr(importlib.import_module(module), function)(config, folder, run, control, number))
+    except Exception as e:
+        if _owner(folder) != number:
+            return Ended("interrupted", "another driver took this trial over")
+        with contextlib.suppress(OSError):
+            (folder / "traceback.txt").write_text(traceback.format_exc())
+        kind = type(e).__name__
+        text = f"{kind}: {' '.join(str(e).split())}"[:500]
+        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text, fatal=full)
+
+
+def bump(folder: Path) -> int:
+    """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
+    number = (_owner(folder) or 0) + 1
+    part = folder / ".attempt.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(str(number))
+        part.replace(folder / "attempt")
+    except OSError as e:
+        raise UserError(f"{folder}: {e.strerror}; a trial needs a folder that can be written") from None
+    return number
+
+
+def _owner(folder: Path) -> int | None:
+    try:
+        return int((folder / "attempt").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The content of state.json; empty where there is none."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def note_end(folder: Path, word: str, message: str | None) -> None:
+    """Put an end that the worker could not record itself into state.json."""
+    state = read_state(folder)
+    if state.get("state") == word or (folder / "result.json").exists():
+        return
+    part = folder / ".state.part"
+    with contextlib.suppress(OSError):
+        part.write_text(json.dumps({**state, "state": word, "message": message, "time": time.time()}))
+        part.replace(folder / "state.json")

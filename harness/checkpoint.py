@@ -1,0 +1,120 @@
+"""Checkpoints: safetensors written atomically, checksummed, the last two kept.
+
+A file that fails the checksum in its name falls back to the one before. `latest.json`
+tells a reader that doesn't need the weights how much of the journal is committed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from harness.errors import UserError
+
+KEEP = 2
+LEAST_FREE = 100 * 2**20  # bytes; below it no training is worth starting
+
+
+class Checkpoint(NamedTuple):
+    """`tensors` by name, on the CPU; `meta`, plain data: nimg, journal_offset, the resolved config."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless files can be made in `folder` and its disk has room for them."""
+    try:
+        write_atomic(folder / ".probe", b"")
+        (folder / ".probe").unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as e:
+        raise UserError(f"{folder}: {e.strerror}; results need a folder that can be written, see --results") from None
+    if free < LEAST_FREE:
+        raise UserError(f"{folder}: {free >> 20} MiB free; results need at least {LEAST_FREE >> 20} MiB, see --results")
+
+
+def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
+    """The content of a checkpoint file."""
+    return to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"meta": json.dumps(meta)})
+
+
+def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+    """Write the checkpoint of `meta["nimg"]` images into `folder` and drop all but the last two.
+
+    `meta` must hold `nimg` and `journal_offset`. The file's name carries its checksum.
+    """
+    data = encode(tensors, meta)
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    path = folder / f"{meta['nimg']:09d}.{digest}.safetensors"
+    write_atomic(path, data)
+    latest = {"file": path.name, "nimg": meta["nimg"], "journal_offset": meta["journal_offset"]}
+    write_atomic(folder / "latest.json", json.dumps(latest).encode())
+    for stale in [p for p in _newest_first(folder) if p != path][KEEP - 1 :]:
+        stale.unlink()
+    return path
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of `folder`, or None. A broken one falls back to the one before."""
+    for path in _newest_first(folder):
+        if hashlib.sha256(path.read_bytes()).hexdigest()[:16] == path.name.split(".")[1]:
+            return read(path)
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read one file. Nothing in it is executed. Raises ValueError where it is not a checkpoint."""
+    try:
+        with safe_open(path, "pt") as f:
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+            meta = json.loads((f.metadata() or {})["meta"])
+    except (SafetensorError, KeyError, ValueError, OSError) as e:
+        raise ValueError(f"{path}: not a Nashboard checkpoint: {e}") from None
+    return Checkpoint(tensors, meta)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.*.safetensors"), reverse=True)
+
+
+def pack_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as tensors `<name>/<parameter index>/<key>`."""
+    return {
+        f"{name}/{i}/{key}": torch.as_tensor(value)
+        for i, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def unpack_optimizer(name: str, tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """The inverse of `pack_optimizer`, into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        head, _, rest = key.partition("/")
+        if head == name:
+            index, field = rest.split("/")
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

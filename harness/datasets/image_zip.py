@@ -1,0 +1,124 @@
+"""StyleGAN's dataset format: a ZIP or a folder of square images, with labels in `dataset.json`."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image
+
+from harness.datasets import ImageSet, Split, _cache, fingerprint
+from harness.datasets._files import ImageFiles, open_files
+from harness.datasets._images import Filter, decode, require_square, resize
+from harness.errors import UserError
+from harness.rng import derive
+
+IN_MEMORY_BYTES = 256 * 2**20
+"""Decoded sets up to this size are held in memory; larger ones are mapped from the cache folder."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """`path`: ZIP or folder. Images are 1, 3 or 4 channel PNG, JPEG or WebP; alpha is composited
+    on white. `max_images` is a fixed random subset (files are often sorted by class)."""
+
+    path: Path
+    resolution: Annotated[int, ">= 4, <= 4096"] | None = None  # None: as stored
+    filter: Filter = "lanczos"  # used, and recorded, only where an image must be resized
+    xflip: bool = False
+    max_images: Annotated[int, ">= 1"] | None = None
+    holdout: Annotated[int, ">= 0"] = 0  # images kept out of training: the test split
+
+
+def has_test(options: Options) -> bool:
+    return options.holdout > 0
+
+
+def load(options: Options, split: Split = "train") -> ImageSet:
+    """The split, in the order of the sorted file names."""
+    files = open_files(options.path, "dataset.path")
+    names = _select(files.names, options, split)
+    labels = None if files.labels is None else np.array([files.labels[n] for n in names], np.int64)
+    resolution = options.resolution or _read(files, names[0]).width
+    shape = (len(names), 3, resolution, resolution)
+    sizes: set[int] = set()  # as stored, filled while decoding
+    pieces = _decode(files, names, options, resolution, sizes)
+
+    def describe(images: np.ndarray) -> dict[str, Any]:
+        filter = options.filter if sizes != {resolution} else "none"
+        return {"filter": filter, "fingerprint": fingerprint(images, labels, filter)}
+
+    if int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
+        images = np.concatenate(list(pieces))
+        record = describe(images)
+    else:
+        key = _cache_key(files, names, labels, options, resolution)
+        cached = _cache.load(key, shape) or _cache.store(key, shape, pieces, describe)
+        images, record = cached.images, cached.record
+    about = {
+        "name": "image_zip",
+        "split": split,
+        "source": options.path.name,
+        "count": len(names),
+        "resolution": resolution,
+        "filter": record["filter"],
+        "num_classes": files.num_classes,
+        "xflip": options.xflip,
+        "prepared": files.prepared,
+    }
+    return ImageSet(images, labels, files.num_classes, record["fingerprint"], about, options.xflip)
+
+
+def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]:
+    """The names of a split, sorted: test is the end of a fixed shuffle by name, train its beginning."""
+    place = f"dataset.path: {options.path}"
+    shuffled = sorted(names, key=lambda n: derive("image_zip", n))
+    kept = len(names) - options.holdout
+    if kept < 1:
+        raise UserError(
+            f"dataset.holdout: {options.holdout}: must be less than the {len(names)} images of {options.path}"
+        )
+    if split == "train":
+        return sorted(shuffled[:kept][: options.max_images])
+    if not options.holdout:
+        raise UserError(f"{place}: has no test split; set dataset.holdout to keep some images out of training")
+    return sorted(shuffled[kept:])
+
+
+def _decode(
+    files: ImageFiles, names: list[str], options: Options, resolution: int, sizes: set[int]
+) -> Iterator[np.ndarray]:
+    """The images in blocks [n, 3, resolution, resolution]; adds their stored sizes to `sizes`."""
+
+    def one(name: str) -> np.ndarray:
+        image = _read(files, name)
+        sizes.add(image.width)
+        if options.resolution is None and image.width != resolution:
+            raise UserError(
+                f"dataset.path: {options.path}: {name}: {image.width}x{image.width}, but {names[0]} is "
+                f"{resolution}x{resolution}; set dataset.resolution to resize all"
+            )
+        return np.asarray(resize(image, resolution, options.filter)).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(names), 256):
+            yield np.stack(list(pool.map(one, names[start : start + 256])))
+
+
+def _read(files: ImageFiles, name: str) -> Image.Image:
+    place = f"dataset.path: {files.path}: {name}"
+    image = decode(files.read(name), place)
+    require_square(image, place)
+    return image
+
+
+def _cache_key(
+    files: ImageFiles, names: list[str], labels: np.ndarray | None, options: Options, resolution: int
+) -> str:
+    """Of the files' content and what is made of them; labels are part of the stored fingerprint."""
+    labelled = None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
+    return f"{derive(files.identity, names, labelled, resolution, options.filter):016x}"

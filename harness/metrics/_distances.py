@@ -1,0 +1,122 @@
+"""The two distances between feature distributions that several extractors share."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import UserError
+from harness.frechet import distance
+from harness.metrics import Comparison, Evidence, Needs, Protocol, Record, Sample, Setting, record
+from harness.metrics._features import Extractor
+
+Floats = NDArray[np.floating[Any]]
+
+
+def pairs(
+    extractor: Extractor, protocols: tuple[Protocol, ...], setting: Setting
+) -> list[tuple[Comparison, Sample, Sample]]:
+    """Each protocol with the samples of fakes and of reals that it compares."""
+    return [
+        (c, Sample("fakes", c.num_fakes, extractor), Sample(c.split, c.num_reals, extractor))
+        for c in setting.comparisons(protocols)
+    ]
+
+
+def protocol_of(
+    comparison: Comparison, sample: Sample, evidence: Evidence, setting: Setting, **more: Any
+) -> dict[str, Any]:
+    """All that must be equal for two values of a feature metric to be comparable."""
+    about = evidence.about[sample.extractor]
+    counts = {k: v for k, v in comparison._asdict().items() if k != "whole"}
+    return {**setting.protocol(comparison.split), **about, **counts, "flips": False, **more}
+
+
+def moment_needs(extractor: Extractor, protocols: tuple[Protocol, ...], setting: Setting) -> Needs:
+    return Needs(moments=tuple(s for _, *both in pairs(extractor, protocols, setting) for s in both))
+
+
+def frechet_records(
+    name: str, extractor: Extractor, protocols: tuple[Protocol, ...], evidence: Evidence, setting: Setting
+) -> dict[str, Record]:
+    """One Fréchet distance a protocol, named `<name><counts>`."""
+    return {
+        f"{name}{c.suffix}": record(
+            distance(evidence.moments[fakes], evidence.moments[reals]),
+            "lower",
+            protocol_of(c, fakes, evidence, setting, statistics="float64, covariance / (N - 1)"),
+        )
+        for c, fakes, reals in pairs(extractor, protocols, setting)
+    }
+
+
+def feature_needs(
+    extractor: Extractor, protocols: tuple[Protocol, ...], setting: Setting, least: int, what: str
+) -> Needs:
+    """Features of both sides of every protocol; UserError where there are fewer than `least` of either."""
+    compared = pairs(extractor, protocols, setting)
+    for c, *_ in compared:
+        if min(c.num_fakes, c.num_reals) < least:
+            raise UserError(
+                f"eval: {what}: {least}: larger than the sample of {min(c.num_fakes, c.num_reals)} images; "
+                "lower it or compare more images"
+            )
+    return Needs(features=tuple(s for _, *both in compared for s in both))
+
+
+def kernel_records(
+    name: str,
+    extractor: Extractor,
+    protocols: tuple[Protocol, ...],
+    evidence: Evidence,
+    setting: Setting,
+    *,
+    subsets: int,
+    subset_size: int,
+    rng_seed: int,
+) -> dict[str, Record]:
+    """One kernel distance a protocol; its error is that of the mean over the (overlapping) subsets."""
+    records = {}
+    for c, fakes, reals in pairs(extractor, protocols, setting):
+        rows = subset_rows(c.num_fakes, c.num_reals, subsets, subset_size, rng_seed)
+        values = kernel_subsets(evidence.features[fakes], evidence.features[reals], rows)
+        settings = {"subsets": subsets, "subset_size": subset_size, "subset_seed": rng_seed, "kernel": "(x.y/D + 1)^3"}
+        records[f"{name}{c.suffix}"] = record(
+            float(values.mean()),
+            "lower",
+            protocol_of(c, fakes, evidence, setting, **settings),
+            se=float(values.std() / np.sqrt(subsets)),
+            std_over_subsets=float(values.std()),
+        )
+    return records
+
+
+def subset_rows(num_first: int, num_second: int, subsets: int, size: int, seed: int) -> list[tuple[NDArray, NDArray]]:
+    """The rows of each subset: torch-fidelity's own draws, so that its value is met exactly."""
+    draws = np.random.RandomState(seed)  # noqa: NPY002 (part of torch-fidelity's protocol)
+    return [
+        (draws.choice(num_first, size, replace=False), draws.choice(num_second, size, replace=False))
+        for _ in range(subsets)
+    ]
+
+
+def kernel_subsets(first: Floats, second: Floats, rows: list[tuple[NDArray, NDArray]]) -> NDArray[np.float64]:
+    """The squared maximum mean discrepancy of each pair of subsets, in float64."""
+    return np.array([kernel_distance(first[a], second[b]) for a, b in rows])
+
+
+def kernel_distance(first: Floats, second: Floats) -> float:
+    """Unbiased squared MMD of features [N, D] and [M, D] under (x.y/D + 1)^3 (Binkowski et al. 2018):
+    off-diagonal means within each, minus twice the mean across. May be slightly negative."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    within = sum(_off_diagonal_mean(_cubic(x, x)) for x in (first, second))
+    return float(within - 2 * _cubic(first, second).mean())
+
+
+def _cubic(x: Floats, y: Floats) -> Floats:
+    k = x @ y.T / x.shape[1] + 1
+    return k * k * k
+
+
+def _off_diagonal_mean(k: Floats) -> float:
+    return float((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)))

@@ -1,0 +1,21 @@
+"""The Fréchet distance on DINOv2 ViT-L/14 features (Stein et al. 2023), torch-fidelity's extractor."""
+
+from dataclasses import dataclass
+
+from harness.metrics import Evidence, Needs, Protocol, Record, Setting
+from harness.metrics._distances import frechet_records, moment_needs
+from harness.metrics._features import DINOV2
+
+
+@dataclass(frozen=True)
+class Options:
+    protocols: tuple[Protocol, ...] = ()
+
+
+def needs(options: Options, setting: Setting) -> Needs:
+    return moment_needs(DINOV2, options.protocols, setting)
+
+
+def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str, Record]:
+    """`fd_dinov2_50k_full`."""
+    return frechet_records("fd_dinov2_", DINOV2, options.protocols, evidence, setting)

@@ -1,0 +1,55 @@
+"""Improved precision and recall (Kynkäänniemi et al. 2019), on Inception features.
+
+A sample's ball reaches to its k-th nearest other sample of its own set. Precision is the
+share of fakes inside any real's ball, recall the share of reals inside any fake's. The
+StyleGAN papers use VGG-16 features, so their values are not comparable with these.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from harness.metrics import Evidence, Needs, Protocol, Record, Setting, record
+from harness.metrics._distances import feature_needs, pairs, protocol_of
+from harness.metrics._features import INCEPTION
+
+_ROWS = 1024  # distances are made in stripes of this many rows, never as a whole matrix
+
+
+@dataclass(frozen=True)
+class Options:
+    protocols: tuple[Protocol, ...] = ()
+    k: Annotated[int, ">= 1"] = 3
+    weights: Literal["published", "any"] = "published"
+
+
+def needs(options: Options, setting: Setting) -> Needs:
+    extractor = replace(INCEPTION, weights=options.weights)
+    return feature_needs(extractor, options.protocols, setting, options.k + 1, "metrics.precision_recall.k + 1")
+
+
+def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str, Record]:
+    """`precision50k_full` and `recall50k_full`."""
+    tail = "" if options.weights == "published" else "_any_weights_"
+    records = {}
+    for c, fakes, reals in pairs(replace(INCEPTION, weights=options.weights), options.protocols, setting):
+        fake, real = (torch.from_numpy(evidence.features[s]) for s in (fakes, reals))
+        protocol = protocol_of(c, fakes, evidence, setting, k=options.k)
+        for name, probes, manifold in (("precision", fake, real), ("recall", real, fake)):
+            share = inside(probes, manifold, radii(manifold, options.k)).double().mean()
+            error = float((share * (1 - share) / len(probes)).sqrt())
+            records[f"{name}{tail}{c.suffix}"] = record(float(share), "higher", protocol, se=error)
+    return records
+
+
+def radii(points: Tensor, k: int) -> Tensor:
+    """Distance of each of `points` [N, D] to its k-th nearest other one [N]."""
+    nearest = [torch.cdist(rows, points).kthvalue(k + 1).values for rows in points.split(_ROWS)]  # +1: itself
+    return torch.cat(nearest)
+
+
+def inside(probes: Tensor, points: Tensor, reach: Tensor) -> Tensor:
+    """Whether each probe [M, D] lies within `reach` [N] of any of `points` [N, D]: bool [M]."""
+    return torch.cat([(torch.cdist(rows, points) <= reach).any(1) for rows in probes.split(_ROWS)])

@@ -1,0 +1,79 @@
+"""The thread that feeds MLflow while trials run, and the same done once, afterwards."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.matrix import Entry
+from harness.tracking import Mirror, redact
+
+EVERY_S = 2.0
+BACKOFF_S = 0.5, 30.0
+LAST_TRIES_S = 20.0  # how long `close` goes on against a store that fails
+
+
+class Sink:
+    """A thread that keeps MLflow up to date while trials run; trouble only makes it late.
+
+    `start` it before the trials and `close` it after them, which waits for the rest.
+    """
+
+    def __init__(self, results: Path, experiment: str, entries: Sequence[Entry], uri: str | None = None) -> None:
+        self._mirror = Mirror(results, experiment, entries, uri)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow sink", daemon=True)
+        self.problem: str | None = None  # why the last try failed, or None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, note: str = "", timeout_s: float = 60.0) -> int:
+        """Ship what is left, put the Markdown `note` on the parent run; returns bytes still unsent."""
+        self._mirror.note, self._mirror.closed = note, True
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self.problem = self.problem or f"not done after {timeout_s:g} s"
+        return self._mirror.behind()
+
+    def _work(self) -> None:
+        pause_s, deadline = BACKOFF_S[0], math.inf
+        while True:
+            last = self._closing.is_set()
+            try:
+                self._mirror.update()
+                self.problem, pause_s = None, BACKOFF_S[0]
+                if last:
+                    return
+                self._closing.wait(EVERY_S)
+            except Exception as e:  # whatever MLflow or its store raises, trials go on
+                self.problem = _one_line(e)
+                logging.getLogger(__name__).warning("mlflow: %s", self.problem)
+                if last and deadline == math.inf:
+                    deadline = time.monotonic() + LAST_TRIES_S
+                if time.monotonic() > deadline:
+                    return
+                if last:
+                    time.sleep(BACKOFF_S[0])
+                else:
+                    self._closing.wait(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_S[1])
+
+
+def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | None = None, note: str = "") -> str:
+    """Bring MLflow up to date from `results` alone, whatever it holds; returns its URI, redacted.
+
+    A deleted database is made anew. Raises what MLflow raises.
+    """
+    mirror = Mirror(results, experiment, entries, uri)
+    mirror.note, mirror.closed = note, True
+    mirror.update()
+    return redact(mirror.uri)
+
+
+def _one_line(e: Exception) -> str:
+    return redact(" ".join(str(e).split()))[:300] or type(e).__name__

@@ -1,0 +1,68 @@
+"""A trained model read back from its trial's folder: for scoring, sampling, pictures and editing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backbones import Discriminator
+from harness import checkpoint, config
+from harness.config import Trial
+from harness.datasets import ImageSet
+from harness.errors import UserError
+from harness.generator import SpatialGenerator
+from harness.trial import build, classes, load_data
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`g` (EMA where the trial keeps one) and `d` in eval mode after `nimg` images, with the data they saw."""
+
+    trial: Trial
+    g: SpatialGenerator
+    d: Discriminator
+    weights: str  # "ema" or "raw": which G this is
+    data: ImageSet
+    heldout: ImageSet | None
+    nimg: int
+
+
+def load(
+    path: Path, device: torch.device | str = "cpu", sets: Iterable[str] = (), metrics: Iterable[str] = ()
+) -> Trained:
+    """The model in a trial's folder (its newest whole checkpoint), or in one checkpoint file.
+
+    `sets` are `key=value` overrides of the recorded trial: other data, `eval.weights`. `metrics`, where
+    given, take the place of the recorded ones; one that was recorded keeps its options.
+    UserError where there is no model.
+    """
+    if path.is_dir():
+        saved = checkpoint.load_latest(path / "checkpoints")
+        if saved is None:
+            raise UserError(f"{path}: no whole checkpoint in it; give a trial's folder under results/trials")
+    else:
+        try:
+            saved = checkpoint.read(path)
+        except ValueError as e:
+            raise UserError(str(e)) from None
+    plain = saved.meta["config"]
+    if names := list(metrics):
+        plain["eval"]["metrics"] = {name: plain["eval"]["metrics"].get(name, {}) for name in names}
+    trial = config.override(plain, sets, str(path))
+    data, heldout = load_data(trial)
+    weights = trial.eval.weights
+    has_ema = any(name.startswith("g_ema/") for name in saved.tensors)
+    if weights == "ema" and not has_ema:
+        raise UserError(f"{path}: eval.weights: 'ema', but the trial kept no EMA; use raw")
+    used = "raw" if weights == "raw" or not has_ema else "ema"
+    g, d, _ = build(trial, data, torch.device(device))
+    for module, head in ((g, "g_ema/" if used == "ema" else "g/"), (d, "d/")):
+        try:
+            module.load_state_dict({k.removeprefix(head): v for k, v in saved.tensors.items() if k.startswith(head)})
+        except RuntimeError:
+            raise UserError(
+                f"{path}: its {head[:-1]} does not fit images of {data.resolution}x{data.resolution} with "
+                f"{classes(trial, data)} classes; give data, and options, like those it was trained with"
+            ) from None
+    return Trained(trial, g.eval(), d.eval(), used, data, heldout, saved.meta["nimg"])

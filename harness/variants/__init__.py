@@ -1,0 +1,35 @@
+"""Variants: one file per way of changing a baseline GAN.
+
+A variant is one module in this package with
+
+    Options                              frozen dataclass, typed fields
+    PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
+                                         user's, where `Options` has a field `profile`
+    PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
+
+and one or both of
+
+    encoder(sites, resolution, options)  -> harness.generator.Encoder, acts inside G
+    term(options, resolution)            -> GTerm, adds to G's loss
+
+An arm without variants is the baseline.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from harness.generator import Fakes
+
+
+class GTerm(Protocol):
+    """A term of G's loss computed from the one forward pass of D that the GAN loss uses.
+
+    `taps` names the feature maps of D it needs. Called with logits [N], feats {tap: [N, C, H, W]}
+    (both in the graph) and the fakes they belong to, it returns the scalar to add and its parts
+    by name for the journal. Raises Diverged where a value is not finite.
+    """
+
+    taps: tuple[str, ...]
+
+    def __call__(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> tuple[Tensor, dict[str, Tensor]]: ...

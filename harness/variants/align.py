@@ -1,0 +1,122 @@
+"""L_align (eq. 4): G is trained to be attended to by D where its heatmap says.
+
+Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/method.md
+compares them choice by choice.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from harness import attention, heatmaps
+from harness.errors import Diverged, UserError
+from harness.generator import Fakes, Heatmaps
+from harness.variants import GTerm
+
+
+@dataclass(frozen=True)
+class Options:
+    profile: Literal["paper", "release"] = "paper"
+    weight: Annotated[float, ">= 0"] = 1.0  # of L_align beside the GAN loss
+    levels: tuple[Annotated[int, ">= 2"], ...] = (4, 8, 16)
+    level_weights: tuple[Annotated[float, ">= 0"], ...] = (1.0, 1.0, 1.0)
+    objective: attention.Objective = "logit"  # what GradCAM differentiates
+    rectify: attention.Rectify = "after_sum"  # where its ReLU stands
+    differentiate_weights: bool = False  # let G's gradient pass through GradCAM's weights too
+    compare_at: Literal["feature", "image"] = "feature"  # resolution of the comparison
+    resize: heatmaps.Resize = "centers"  # of maps that have another resolution
+    normalize: attention.Normalize = "minmax"  # of D's attention
+    regions: Literal["sum", "mean"] = "sum"  # how the regions of a level become one map
+    normalize_heatmaps: Literal["all", "finer", "none"] = "all"  # which levels' heatmaps are scaled to [0, 1]
+    tau: Annotated[float, ">= 0"] = 0.25
+    truncate: attention.Truncate = "zero_below"  # what happens to differences up to tau
+
+    def __post_init__(self) -> None:
+        if not self.levels or list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels: {list(self.levels)}: must ascend, coarsest first, like [4, 8, 16]")
+        if len(self.level_weights) < len(self.levels):
+            raise ValueError(f"level_weights: {list(self.level_weights)}: must have an entry for each level")
+
+
+PROFILES = {
+    "paper": {},
+    "release": {
+        "objective": "softplus",
+        "rectify": "per_channel",
+        "compare_at": "image",
+        "resize": "corners",
+        "regions": "mean",
+        "normalize_heatmaps": "finer",
+        "truncate": "mean_above",
+    },
+}
+REQUIRES = ("heatmaps",)
+
+
+def term(options: Options, resolution: int) -> GTerm:
+    """The alignment term for images of `resolution`. UserError where a level is not below it."""
+    if options.levels[-1] >= resolution:
+        raise UserError(f"variants.align.levels: {options.levels[-1]}: must be below the image resolution {resolution}")
+    return Alignment(options, resolution)
+
+
+class Alignment:
+    """A `GTerm`: eq. 4 summed over levels. Parts: `align`, and `align/4`, ... for each level, unweighted."""
+
+    def __init__(self, options: Options, resolution: int) -> None:
+        self.options = options
+        self.resolution = resolution
+        self.taps = tuple(str(level) for level in options.levels)
+
+    def __call__(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
+        o = self.options
+        given = fakes.heatmaps or {}
+        for level in o.levels:
+            if level not in given:
+                raise UserError(f"variants.align.levels: {level}: no such heatmap; drawn: {sorted(given)}")
+        with torch.autocast(logits.device.type, enabled=False):
+            maps = attention.gradcam(
+                logits,
+                {level: feats[str(level)] for level in o.levels},
+                objective=o.objective,
+                rectify=o.rectify,
+                differentiate=o.differentiate_weights,
+            )
+            losses = [
+                attention.alignment(self.attended(maps[k]), self.target(k, given[k], maps[k]), o.tau, o.truncate)
+                for k in o.levels
+            ]
+            total = o.weight * torch.stack([w * x for w, x in zip(o.level_weights, losses, strict=False)]).sum()
+        if not torch.stack(losses).isfinite().all():
+            raise Diverged(_culprit(logits, feats, maps, given))
+        parts = {f"align/{level}": loss.detach() for level, loss in zip(o.levels, losses, strict=True)}
+        return total, {"align": total.detach(), **parts}
+
+    def attended(self, attention_map: Tensor) -> Tensor:
+        """D's attention [N, 1, h, h] as it is compared."""
+        size = self._size(attention_map)
+        return attention.normalize(heatmaps.resize(attention_map, size, self.options.resize), self.options.normalize)
+
+    def target(self, level: int, regions: Tensor, attention_map: Tensor) -> Tensor:
+        """The heatmap [N, n, r, r] of `level` as it is compared: [N, 1, size, size]."""
+        o = self.options
+        h = regions.sum(dim=1, keepdim=True) if o.regions == "sum" else regions.mean(dim=1, keepdim=True)
+        h = heatmaps.resize(h, self._size(attention_map), o.resize)
+        scaled = o.normalize_heatmaps == "all" or o.normalize_heatmaps == "finer" and level != o.levels[0]
+        return attention.normalize(h) if scaled else h
+
+    def _size(self, attention_map: Tensor) -> int:
+        return self.resolution if self.options.compare_at == "image" else attention_map.shape[-1]
+
+
+def _culprit(logits: Tensor, feats: dict[str, Tensor], maps: dict[int, Tensor], given: Heatmaps) -> str:
+    """Where the first non-finite value stands on the way from D's logits to L_align."""
+    places = {"D's logits": logits}
+    for level, attention_map in maps.items():
+        places[f"D's features at {level}x{level}"] = feats[str(level)]
+        places[f"the heatmap at {level}x{level}"] = given[level]
+        places[f"D's attention at {level}x{level}"] = attention_map
+    bad = [name for name, value in places.items() if not value.isfinite().all()]
+    return f"loss/align: not finite in {bad[0] if bad else 'the difference of attention and heatmap'}"

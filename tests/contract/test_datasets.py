@@ -1,0 +1,103 @@
+"""What every dataset promises; one suite over every file found in harness/datasets/."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import plugins
+from harness.datasets import ImageSet
+from harness.errors import UserError
+from harness.schema import parse
+from tests import cifar_files
+from tests.test_datasets import pngs, write_zip
+
+NAMES = plugins.names("harness.datasets")
+
+
+def example(name: str, folder: Path) -> dict[str, Any]:
+    """Options of a small set; a dataset that needs files has them written here."""
+    if name == "cifar10":
+        cifar_files.write_archive(folder / "cifar-10-python.tar.gz", 30)
+        return {"path": str(folder / "cifar-10-python.tar.gz"), "expect_full": False}
+    if name == "image_zip":
+        files = pngs(25)
+        return {
+            "path": str(write_zip(folder / "a.zip", files, [[n, i % 4] for i, n in enumerate(files)])),
+            "holdout": 5,
+        }
+    if name == "synthetic":
+        return {"num_images": 60}
+    return {}
+
+
+@pytest.fixture(params=NAMES)
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModuleType, Any]:
+    module = plugins.find("harness.datasets", request.param)
+    return module, parse(module.Options, example(request.param, tmp_path), "dataset")
+
+
+def loaded(dataset: tuple[ModuleType, Any]) -> list[tuple[str, ImageSet]]:
+    module, options = dataset
+    splits = ["train", "test"] if module.has_test(options) else ["train"]
+    return [(split, module.load(options, split)) for split in splits]
+
+
+def test_options_are_frozen_and_load_has_the_signature(dataset: tuple[ModuleType, Any]) -> None:
+    module, options = dataset
+    assert module.__doc__ and module.load.__doc__
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(options, dataclasses.fields(options)[0].name, None)
+    parameters = inspect.signature(module.load).parameters
+    assert list(parameters) == ["options", "split"] and parameters["split"].default == "train"
+
+
+def test_images_and_labels(dataset: tuple[ModuleType, Any]) -> None:
+    for _, data in loaded(dataset):
+        n, channels, height, width = data.images.shape
+        assert data.images.dtype == np.uint8 and channels == 3 and height == width == data.resolution
+        assert n == len(data) > 0
+        assert data.images.min() < data.images.max()
+        if data.labels is None:
+            assert data.num_classes == 0
+        else:
+            assert data.labels.dtype == np.int64 and data.labels.shape == (n,)
+            assert data.labels.min() >= 0 and data.labels.max() < data.num_classes
+        if data.boxes is not None:
+            x0, y0, x1, y1 = data.boxes.T
+            assert (x0 >= 0).all() and (x0 < x1).all() and (x1 <= width).all()
+            assert (y0 >= 0).all() and (y0 < y1).all() and (y1 <= height).all()
+
+
+def test_the_record_is_plain_and_names_what_matters(dataset: tuple[ModuleType, Any]) -> None:
+    module, _ = dataset
+    for split, data in loaded(dataset):
+        assert json.loads(json.dumps(data.about)) == data.about
+        assert data.about["name"] == module.__name__.rsplit(".", 1)[1] and data.about["split"] == split
+        assert data.about["count"] == len(data) and data.about["resolution"] == data.resolution
+        assert data.about["num_classes"] == data.num_classes and data.about["xflip"] == data.xflip
+        assert isinstance(data.about["filter"], str)
+
+
+def test_loading_twice_is_the_same_and_splits_differ(dataset: tuple[ModuleType, Any]) -> None:
+    first, second = loaded(dataset), loaded(dataset)
+    for (_, a), (_, b) in zip(first, second, strict=True):
+        assert a.fingerprint == b.fingerprint and np.array_equal(a.images, b.images)
+        assert len(a.fingerprint) == 32 and int(a.fingerprint, 16) >= 0
+    assert len({data.fingerprint for _, data in first}) == len(first)
+
+
+def test_a_split_that_is_not_there_is_one_line(dataset: tuple[ModuleType, Any], tmp_path: Path) -> None:
+    module, options = dataset
+    if hasattr(options, "holdout"):
+        options = dataclasses.replace(options, holdout=0)
+    if module.has_test(options):
+        pytest.skip("has a test split, always")
+    with pytest.raises(UserError) as error:
+        module.load(options, "test")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,118 @@
+"""One suite over every metric file: whatever a new metric is, this is what the pass and the report rely on."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from harness import config, plugins
+from harness.datasets import ImageSet
+from harness.frechet import Moments
+from harness.metrics import Evidence, Needs, Setting
+from harness.schema import parse
+
+NAMES = plugins.names("harness.metrics")
+FAKES, REALS, HELDOUT = 1000, 1200, 1100
+
+
+def image_set(count: int) -> ImageSet:
+    return ImageSet(np.zeros((count, 3, 8, 8), np.uint8), None, 0, f"fingerprint-{count}", {})
+
+
+def setting(name: str, seed: int = 0) -> Setting:
+    module = plugins.find("harness.metrics", name)
+    small = {"subsets": 5} if hasattr(module.Options, "subsets") else {}
+    spec = config.Eval((config.Plugin(name, parse(module.Options, small, name)),), num_fakes=FAKES)
+    return Setting(spec, image_set(REALS), image_set(HELDOUT), seed, weights_used="ema")
+
+
+def evidence(needs: Needs, same: bool = False) -> Evidence:
+    """Random features and scores; reals are shifted unless `same`."""
+    found = Evidence()
+    rng = np.random.default_rng(0)
+    for sample in sorted({*needs.moments, *needs.features}):
+        shift = 0 if same or sample.source == "fakes" else 0.5
+        values = (rng.normal(size=(sample.count, 16)) + shift).astype(np.float32)
+        if sample in needs.features:
+            found.features[sample] = values
+        if sample in needs.moments:
+            found.moments[sample] = Moments.of(torch.from_numpy(values))
+        found.about[sample.extractor] = {"extractor": sample.extractor.name, "weights_sha256": "0", "resize": 8}
+    if needs.scores:
+        for source, count, shift in (("fake", FAKES, 0.0), ("train", FAKES, 1.0), ("heldout", FAKES, 0.5)):
+            found.scores[source] = rng.normal(0.0 if same else shift, 1, count)
+    return found
+
+
+@pytest.fixture(params=NAMES)
+def made(request):
+    module, case = plugins.find("harness.metrics", request.param), setting(request.param)
+    options = case.spec.metrics[0].options
+    return module, options, case, module.needs(options, case)
+
+
+def test_there_is_something_to_gather(made):
+    _, _, case, needs = made
+    assert needs.moments or needs.features or needs.scores
+    for sample in (*needs.moments, *needs.features):
+        assert sample.source in ("fakes", "train", "heldout")
+        assert 2 <= sample.count <= {"fakes": FAKES, "train": REALS, "heldout": HELDOUT}[sample.source]
+
+
+def test_records_are_plain_finite_and_say_how_they_were_made(made):
+    module, options, case, needs = made
+    records = module.compute(evidence(needs), options, case)
+    assert records
+    for name, record in json.loads(json.dumps(records)).items():
+        assert set(record) == {"value", "se", "better", "protocol", "extra"}, name
+        assert math.isfinite(record["value"])
+        assert record["se"] is None or record["se"] >= 0
+        assert record["better"] in ("lower", "higher", "zero")
+        protocol = record["protocol"]
+        assert protocol["num_fakes"] == FAKES
+        assert protocol["weights"] == "ema"
+        assert protocol["dataset"] in (f"fingerprint-{REALS}", f"fingerprint-{HELDOUT}")
+        if not needs.scores:
+            assert {"extractor", "weights_sha256", "resize"} <= set(protocol)
+            assert "1k" in name
+
+
+def test_compute_is_pure(made):
+    module, options, case, needs = made
+    given = evidence(needs)
+    before = copy.deepcopy(given)
+    first, second = (module.compute(given, options, case) for _ in range(2))
+    assert first == second
+    for sample, features in before.features.items():
+        np.testing.assert_array_equal(given.features[sample], features)
+    for source, scores in before.scores.items():
+        np.testing.assert_array_equal(given.scores[source], scores)
+    for sample, moments in before.moments.items():
+        assert torch.equal(given.moments[sample].scatter, moments.scatter)
+
+
+def test_names_do_not_depend_on_the_data(made):
+    """Trials of one table meet under equal names."""
+    module, options, case, needs = made
+    assert set(module.compute(evidence(needs), options, case)) == set(
+        module.compute(evidence(needs, same=True), options, case)
+    )
+
+
+def test_a_better_model_scores_better(made):
+    """Where fakes and reals follow one distribution, every comparison comes out better than where they don't."""
+    module, options, case, needs = made
+    worse = module.compute(evidence(needs), options, case)
+    better = module.compute(evidence(needs, same=True), options, case)
+    for name, record in worse.items():
+        if "num_reals" not in record["protocol"]:
+            continue  # looks at fakes alone
+        direction = {"lower": -1, "higher": 1, "zero": 0}[record["better"]]
+        change = better[name]["value"] - record["value"]
+        if direction:
+            assert direction * change > 0, name
+        else:
+            assert abs(better[name]["value"]) < abs(record["value"]), name

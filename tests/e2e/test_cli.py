@@ -1,0 +1,162 @@
+"""The command line as a user meets it: real processes, real files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from tests.cifar_files import write_archive
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = """
+    name: tiny
+    preset: chainer
+    seeds: [0]
+    dataset: {name: synthetic, num_images: 64}
+    backbone: {width: 0.0625, z_dim: 8}
+    train: {total_kimg: 0.128, batch_size: 8, tick_kimg: 0.032, snapshot_kimg: 0.064}
+    arms: {baseline: {}, sel: {sel: {}}, align: {sel: {}, align: {}}}
+    labels: {sel: + SEL, align: + L_align}
+    eval: {num_fakes: 64, batch_size: 16, metrics: [disequilibrium]}
+    run: {checkpoint_s: 0}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(textwrap.dedent(TINY))
+    return path
+
+
+def start(*words, cwd, **more):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NASHBOARD_CACHE": str(cwd / "cache")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, words)],
+        cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more,
+    )  # fmt: skip
+
+
+def run(*words, cwd):
+    process = start(*words, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def scores(folder):
+    """The table of results, digit for digit."""
+    return list(csv.reader((folder / "tiny" / "tables" / "tiny.csv").read_text().splitlines()))
+
+
+def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path):
+    code, out, err = run("matrix", tiny, "--local", cwd=tmp_path)
+    assert code == 0, err
+    assert "+ SEL" in out
+    assert "+ L_align" in out
+    folder = tmp_path / "results"
+    assert {p.suffix for p in (folder / "tiny" / "tables").iterdir()} == {".md", ".csv", ".tex"}
+    assert (folder / "mlflow.db").exists()
+    results = [json.loads(p.read_text()) for p in folder.glob("trials/*/result.json")]
+    assert len(results) == 3
+    for result in results:
+        assert result["status"] == "done"
+        assert result["nimg"] == 128
+        assert np.isfinite(result["metrics"]["di"]["value"])
+        assert len(result["samples"]) == 3
+        assert {"loss/d", "loss/g", "scores/real_min", "scores/fake_max", "eval/di"} <= set(result["series"])
+        assert result["env"]["commit"]
+    before = {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
+    began = time.monotonic()
+    code, out, _ = run("matrix", tiny, cwd=tmp_path)
+    assert code == 0
+    assert "3 finished before" in out
+    assert time.monotonic() - began < 30, "a finished matrix starts nothing"
+    assert before == {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
+
+
+@pytest.mark.slow
+def test_killed_in_mid_run_the_same_command_ends_with_the_same_digits(tiny, tmp_path):
+    run("matrix", tiny, "--local", "--results", "whole", cwd=tmp_path)
+    killed = 0
+    for wait_for in (3, 9, 25):
+        process = start("matrix", tiny, "--local", "--results", "torn", cwd=tmp_path)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            done = sum(int(p.name[:9]) for p in (tmp_path / "torn").glob("trials/*/checkpoints/*.safetensors"))
+            if done >= wait_for * 8:
+                os.killpg(process.pid, signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.02)
+        process.communicate()
+    assert killed >= 2
+    code, _, err = run("matrix", tiny, "--local", "--results", "torn", cwd=tmp_path)
+    assert code == 0, err
+    assert scores(tmp_path / "torn") == scores(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_interrupted_it_saves_and_says_130(tiny, tmp_path):
+    process = start("matrix", tiny, "--local", "--set", "train.total_kimg=100", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/trials/*/checkpoints/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+
+
+def test_plan_runs_nothing(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", str(tiny), "--set", "seeds=[0,1]"]) == 0
+    assert "6 unique trials" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_cifar10_in_its_genuine_format_trains_end_to_end(tiny, tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    write_archive(path, count=80)
+    code, out, err = run(
+        "matrix", tiny, "--local", "--set", "dataset.name=cifar10", "--set", f"dataset.path={path}",
+        "--set", "dataset.expect_full=false", "--set", "conditional=true", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err + out
+    result = json.loads(next(tmp_path.glob("results/trials/*/result.json")).read_text())
+    assert result["config"]["conditional"]
+    assert result["dataset"]["name"] == "cifar10"
+    assert "di_heldout" in result["metrics"], "the test batch is held out"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["matrix", "nothing.yaml"], "no such experiment file"),
+        (["matrix", "tiny.yaml", "--set", "train.total_kmig=1"], "did you mean 'total_kimg'"),
+        (["matrix", "tiny.yaml", "--set", "dataset.name=cifar10"], "cifar-10-python.tar.gz"),
+        (["matrix", "tiny.yaml", "--set", "dataset.resolution=16"], "resolution: 16"),
+        (["matrix", "tiny.yaml", "--set", "arms={a: {align: {}}}"], "needs heatmaps"),
+        (["matrix", "tiny.yaml", "--set", "eval.num_fakes=0"], "eval.num_fakes: 0: must be >= 2"),
+        (["matrix", "tiny.yaml", "--set", "eval.weights=ema"], "train.ema_kimg is off"),
+        (["matrix", "tiny.yaml", "--results", "tiny.yaml/x"], "tiny.yaml"),
+        (["matrix", "tiny.yaml", "--set", "dataset.name=image_zip", "--set", "dataset.path=gone.zip"], "gone.zip"),
+        (["plan", "tiny.yaml", "--set", "seeds=3"], "seeds: 3: must be a list"),
+        (["data", "prepare", "noto_emojy", "--source", "x", "--out", "y.zip"], "noto_emoji"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tiny, tmp_path, words, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert not list(tmp_path.glob("results/trials/*")), "nothing half-written"

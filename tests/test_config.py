@@ -1,0 +1,194 @@
+import textwrap
+
+import pytest
+
+from harness import config
+from harness.errors import UserError
+from harness.matrix import entries
+
+BASE = """
+    name: t
+    preset: chainer
+    seeds: [0, 1]
+    dataset: {name: synthetic}
+    backbone: {width: 0.25}
+    train: {total_kimg: 1}
+    arms:
+      baseline: {}
+      align: {sel: {}, align: {}}
+    eval:
+      num_fakes: 64
+      metrics: [disequilibrium]
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text=BASE, sets=(), **more):
+        path = tmp_path / "t.yaml"
+        path.write_text(textwrap.dedent(text) + "".join(f"{k}: {v}\n" for k, v in more.items()))
+        return config.load(path, sets)
+
+    return load
+
+
+def one(experiment, arm="baseline"):
+    table = experiment.tables[0]
+    return table.cells[table.settings[0], arm][0]
+
+
+def test_an_experiment_is_settings_by_arms_by_seeds(load):
+    e = load(settings="{u: {conditional: false}, c: {conditional: true}}")
+    assert e.tables[0].settings == ("u", "c")
+    assert e.tables[0].arms == ("baseline", "align")
+    assert len(entries(e)) == 8
+    assert [t.seed for t in e.tables[0].cells["u", "align"]] == [0, 1]
+
+
+def test_the_file_lies_on_its_preset(load):
+    trial = one(load())
+    assert trial.train.batch_size == 64
+    assert trial.train.total_kimg == 1
+    assert trial.backbone.options.width == 0.25
+    assert trial.backbone.options.latent == "uniform"
+
+
+def test_a_resolved_trial_reads_back_equal(load):
+    for arm in ("baseline", "align"):
+        trial = one(load(), arm)
+        again = config.parse_trial(config.to_plain(trial), "trial")
+        assert again == trial
+        assert again.id == trial.id
+    assert config.parse_trial(__import__("yaml").safe_load(config.dump_yaml(config.to_plain(trial))), "t") == trial
+
+
+def test_the_id_hangs_on_what_decides_the_weights(load):
+    base = one(load()).id
+    assert one(load(sets=["train.g.lr=1.0e-4"])).id != base
+    assert one(load(sets=["seeds=[5]"])).id != base
+    assert one(load(), "align").id != base
+    assert one(load(sets=["eval.num_fakes=32"])).id == base
+    assert one(load(sets=["run.retries=5"])).id == base
+
+
+def test_of_a_path_only_the_last_name_counts(load):
+    def ids(path):
+        return one(load(sets=["dataset.name=image_zip", f"dataset.path={path}"])).id
+
+    assert ids("a/x.zip") == ids("elsewhere/x.zip") != ids("a/y.zip")
+
+
+def test_set_overrides_any_key_and_wins_over_settings(load):
+    e = load(sets=["train.total_kimg=2", "seeds=[7]"], settings="{s: {train.total_kimg: 9}}")
+    assert one(e).train.total_kimg == 2
+    assert one(e).seed == 7
+
+
+def test_another_dataset_keeps_the_options_both_have(load):
+    e = load(
+        BASE.replace("{name: synthetic}", "{name: synthetic, resolution: 32}"),
+        ["dataset.name=image_zip", "dataset.path=x.zip"],
+    )
+    assert one(e).dataset.name == "image_zip"
+    assert one(e).dataset.options.resolution == 32
+
+
+def test_an_option_of_a_variant_reaches_the_arms_that_have_it(load):
+    e = load(sets=["variants.align.tau=0.5"])
+    assert one(e, "align").variant("align").tau == 0.5
+    assert one(e).variants == ()
+
+
+def test_a_profile_is_a_set_of_options_that_can_be_overridden(load):
+    paper, release = one(load(), "align"), one(load(sets=["profile=release"]), "align")
+    assert paper.variant("sel") != release.variant("sel")
+    mixed = one(load(sets=["profile=release", "variants.sel.profile=paper"]), "align")
+    assert mixed.variant("sel") == paper.variant("sel")
+    assert mixed.variant("align") == release.variant("align")
+
+
+def test_a_trial_that_serves_two_tables_is_trained_once(tmp_path):
+    for name, arms in (("a", "{baseline: {}, sel: {sel: {}}}"), ("b", "{baseline: {}, flatten: {flatten: {}}}")):
+        text = textwrap.dedent(BASE)
+        head, _, tail = text.partition("arms:")
+        (tmp_path / f"{name}.yaml").write_text(
+            head.replace("name: t", f"name: {name}") + f"arms: {arms}\neval:" + tail.partition("eval:")[2]
+        )
+    both = tmp_path / "both.yaml"
+    both.write_text("name: both\ninclude: [a.yaml, b.yaml]\n")
+    e = config.load(both)
+    assert [t.name for t in e.tables] == ["a", "b"]
+    found = entries(e)
+    assert len(found) == 6
+    assert {len(x.serves) for x in found if not x.trial.variants} == {2}
+
+
+def test_one_seed_of_every_cell_comes_first(load):
+    e = load(settings="{dear: {train.total_kimg: 5}, cheap: {train.total_kimg: 2}}")
+    order = [(x.trial.seed, x.trial.train.total_kimg) for x in entries(e)]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("train:", "trian:"), "trian: unknown key; did you mean 'train'?"),
+        (("total_kimg: 1", "total_kmig: 1"), "train.total_kmig: unknown key; did you mean 'total_kimg'?"),
+        (("total_kimg: 1", "total_kimg: 2e-4"), "train.total_kimg: '2e-4' is text in YAML 1.1; write 2.0e-4"),
+        (("total_kimg: 1", "total_kimg: -1"), "train.total_kimg: -1.0: must be > 0"),
+        (("synthetic", "sinthetic"), "dataset.name: 'sinthetic' is not one of the datasets; did you mean 'synthetic'?"),
+        (("{sel: {}, align: {}}", "{align: {}}"), "variants.align: needs heatmaps; add one of: flatten, sel"),
+        (("{sel: {}, align: {}}", "{sel: {}, flatten: {}}"), "heatmaps come from more than one variant"),
+        (
+            ("{sel: {}, align: {}}", "{sel: {heatmaps: {levels: [4, 8]}}, align: {}}"),
+            "variants.align.levels: 16: no such heatmap is drawn; choose among [4, 8]",
+        ),
+        (
+            ("{sel: {}, align: {}}", "{flatten: {}, align: {levels: [4, 32]}}"),
+            "variants.align.levels: 32: no such heatmap is drawn; choose among [4, 8, 16]",
+        ),
+        (("{sel: {}, align: {}}", "{sell: {}}"), "'sell' is not one of the variants; did you mean 'sel'?"),
+        (("{sel: {}, align: {}}", "3"), "arms.align: 3: must be a mapping"),
+        (("preset: chainer", "preset: chianer"), "'chianer' is not a preset; did you mean 'chainer'?"),
+        (("seeds: [0, 1]", "seeds: [0, 0]"), "seeds: [0, 0]: must be distinct"),
+        (("seeds: [0, 1]", "seeds: []"), "seeds: []: must be distinct and at least one"),
+        (("seeds: [0, 1]", "seeds: 3"), "seeds: 3: must be a list"),
+        (("metrics: [disequilibrium]", "metrics: []"), "eval.metrics: missing"),
+        (("metrics: [disequilibrium]", "metrics: [fidd]"), "'fidd' is not one of the metrics; did you mean 'fid'?"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]"), "key 'seeds' is given twice"),
+        (("dataset: {name: synthetic}", "dataset: {name: synthetic"), "not readable as YAML"),
+        (("dataset: {name: synthetic}", "dataset: {resolution: 32}"), "dataset.name: missing; known: cifar10"),
+        (("total_kimg: 1", "r1_gamma: 1"), "train.r1_interval: missing"),
+        (("total_kimg: 1", "batch_gpu: 60"), "train.batch_gpu: 60: must divide batch_size 64"),
+    ],
+)
+def test_a_mistake_is_one_line_with_place_and_remedy(load, change, message):
+    with pytest.raises(UserError) as e:
+        load(textwrap.dedent(BASE).replace(*change))
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["train.total_kimg"], "must be key=value"),
+        (["tarin.total_kimg=1"], "--set tarin.total_kimg: unknown key; did you mean 'train'?"),
+        (["train.total_kimg=many"], "train.total_kimg: 'many': must be a number"),
+        (["seeds=[0"], "not readable as YAML"),
+    ],
+)
+def test_overrides_are_checked_like_the_file(load, sets, message):
+    with pytest.raises(UserError, match=message.replace("[", "\\[")):
+        load(sets=sets)
+
+
+def test_a_missing_file_names_the_shipped_ones(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'smoke'"):
+        config.load(tmp_path / "smokee.yaml")
+
+
+def test_shipped_experiments_load():
+    for path in sorted(config.SHIPPED.glob("*.yaml")):
+        if path.stem != "paper":
+            assert entries(config.load(path)), path

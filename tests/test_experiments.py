@@ -1,0 +1,167 @@
+"""The shipped experiments: they load, share trials as they should, and rehearse what they rehearse. And `include`."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import config
+from harness.errors import UserError
+from harness.matrix import entries
+from harness.report import PAPER_FAKES
+
+SHIPPED = sorted(p.stem for p in config.SHIPPED.glob("*.yaml") if p.stem != "paper")
+PAPER_TABLES = ("table1", "table2", "table3", "table4")
+ARMS = {  # of SN-DCGAN the paper has no "+ SEL" alone
+    "table2": {"baseline", "sel", "align"},
+}
+
+
+def table(experiment, name):
+    return next(t for t in experiment.tables if t.name == name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_file_loads_and_opens_with_its_command(name):
+    assert entries(config.load(name))
+    head = (config.SHIPPED / f"{name}.yaml").read_text().split("\nname:")[0]
+    assert f"python cli.py matrix experiments/{name}.yaml" in head
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_a_table_of_the_paper_has_all_its_cells_and_its_protocol(name):
+    (t,) = config.load(name).tables
+    theirs = config.paper_results()[name]
+    assert t.paper == name
+    assert set(t.settings) == set(theirs)
+    for setting, rows in theirs.items():
+        assert set(rows) <= set(t.arms)
+        assert set(t.arms) == ARMS.get(name, set(rows)), setting
+    for trials in t.cells.values():
+        assert len(trials) >= 2
+        assert all(x.eval.num_fakes == PAPER_FAKES and x.eval.num_reals is None for x in trials)
+        assert {"fid", "disequilibrium"} <= {m.name for m in trials[0].eval.metrics}
+
+
+@pytest.mark.parametrize("name", ["full", "rehearsal", "rehearsal_emoji"])
+def test_a_trial_that_serves_several_tables_is_trained_once(name):
+    e = config.load(name)
+    assert [t.name for t in e.tables] == list(PAPER_TABLES)
+    t1, t3, t4 = (table(e, n).cells for n in ("table1", "table3", "table4"))
+
+    def ids(cells, arm, setting="lsun_cat"):
+        return [t.id for t in cells[setting, arm]]
+
+    assert ids(t1, "align") == ids(t3, "hierarchical") == ids(t4, "sel_norm")
+    assert ids(t1, "baseline") == ids(t3, "baseline") == ids(t4, "baseline")
+    assert ids(t1, "align", "ffhq") == ids(t4, "sel_norm", "ffhq")
+    places = sum(len(x.serves) for x in entries(e))
+    seeds = len(t1["ffhq", "sel"])
+    assert len(entries(e)) == 21 * seeds
+    assert places == 27 * seeds
+
+
+def test_the_rehearsal_is_the_full_matrix_shortened_by_one_factor():
+    full, small = config.load("full"), config.load("rehearsal")
+    factors = set()
+    for name in PAPER_TABLES:
+        a, b = table(full, name), table(small, name)
+        assert (a.settings, a.arms) == (b.settings, b.arms)
+        assert b.paper is None
+        for cell, trials in a.cells.items():
+            twin = b.cells[cell][0]
+            assert len(b.cells[cell]) >= 2
+            assert twin.variants == trials[0].variants
+            assert twin.backbone.name == trials[0].backbone.name
+            assert twin.conditional == trials[0].conditional
+            assert twin.dataset.name == "synthetic"
+            factors.add(round(trials[0].train.total_kimg / twin.train.total_kimg, 6))
+    assert factors == {5000.0}
+
+
+def test_the_rehearsal_scores_without_a_download():
+    for e in entries(config.load("rehearsal_emoji")):
+        assert {m.name for m in e.trial.eval.metrics} == {"fd_efficientnet_lite0", "disequilibrium"}
+
+
+def test_emoji_stand_in_ffhq_alone_and_their_file_can_be_named():
+    e = config.load("rehearsal_emoji", ["settings.ffhq.dataset.path=elsewhere/emoji.zip"])
+    for t in e.tables:
+        for (setting, _), trials in t.cells.items():
+            assert trials[0].dataset.name == ("image_zip" if setting == "ffhq" else "synthetic")
+            if setting == "ffhq":
+                assert trials[0].dataset.options.path == Path("elsewhere/emoji.zip")
+    assert table(e, "table3").settings == ("lsun_cat",)  # a column that a table lacks is not made
+
+
+# ── include ──────────────────────────────────────────────────────────────────
+
+PART = """
+name: part
+preset: chainer
+seeds: [0, 1]
+dataset: {name: synthetic}
+settings: {a: {conditional: false}, b: {conditional: true}}
+arms: {baseline: {}, sel: {sel: {}}}
+eval: {num_fakes: 64, metrics: {fid: {}, disequilibrium: {}}}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, sets=()):
+        (tmp_path / "part.yaml").write_text(PART)
+        (tmp_path / "whole.yaml").write_text(text)
+        return config.load(tmp_path / "whole.yaml", sets)
+
+    return load
+
+
+def test_keys_below_an_included_file_lie_over_its_own(load):
+    text = """
+name: whole
+train: {total_kimg: 2}
+include:
+  part.yaml:
+    name: small
+    preset: hinge
+    seeds: [5]
+    settings: {a: {train.batch_size: 8}}
+    eval: {metrics: [disequilibrium]}
+"""
+    (t,) = load(text).tables
+    trial = t.cells["a", "baseline"][0]
+    assert (t.name, trial.seed, trial.train.loss, trial.train.total_kimg) == ("small", 5, "hinge", 2)
+    assert (trial.train.batch_size, t.cells["b", "sel"][0].train.batch_size) == (8, 64)
+    assert [m.name for m in trial.eval.metrics] == ["disequilibrium"]  # a list replaces
+    assert trial.eval.num_fakes == 64
+
+
+def test_an_included_file_may_include(load, tmp_path):
+    (tmp_path / "middle.yaml").write_text("name: middle\ntrain: {total_kimg: 3}\ninclude: [part.yaml]\n")
+    (t,) = load("name: whole\ninclude: {middle.yaml: {include: {part.yaml: {seeds: [7]}}}}\n").tables
+    assert (t.name, t.cells["a", "sel"][0].seed, t.cells["a", "sel"][0].train.total_kimg) == ("part", 7, 3)
+
+
+def test_overrides_reach_every_table_but_leave_their_names(load):
+    e = load("name: whole\ninclude: [part.yaml]\n", ["name=mine", "seeds=[3]", "settings.c.conditional=true"])
+    assert e.name == "mine"
+    assert (e.tables[0].name, e.tables[0].settings) == ("part", ("a", "b"))
+    assert e.tables[0].cells["a", "sel"][0].seed == 3
+
+
+@pytest.mark.parametrize(
+    ("include", "message"),
+    [
+        ("3", "include: 3: must be a mapping"),
+        ("[nowhere.yaml]", "nowhere.yaml: no such experiment file"),
+        ("[whole.yaml]", "leads back to this file"),
+        ("{part.yaml: 3}", "include.part.yaml: 3: must be a mapping"),
+        ("{part.yaml: {sedes: [1]}}", "sedes: unknown key; did you mean 'seeds'?"),
+        ("{part.yaml: {dataset: {name: cifar}}}", "'cifar' is not one of the datasets"),
+    ],
+)
+def test_a_bad_include_is_one_line(load, include, message):
+    with pytest.raises(UserError) as e:
+        load(f"name: whole\ninclude: {include}\n")
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)

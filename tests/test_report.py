@@ -1,0 +1,330 @@
+"""Reports from made-up results: what is averaged, what is left out, and what is said about it."""
+
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness import config, report, tables
+from harness.errors import UserError
+from tests import fake_results as fake
+from tests.fake_results import finish, live, score
+
+TABLE = fake.table(settings={"cifar10_unconditional": {}})
+
+
+def trials(arm, setting="cifar10_unconditional"):
+    return TABLE.cells[setting, arm]
+
+
+def only_table(results, table=TABLE):
+    return report.collect(fake.experiment(table), results).tables[0]
+
+
+def cell(t, metric, arm, setting="cifar10_unconditional"):
+    return next(m for m in t.metrics if m.name == metric).cells[setting, arm]
+
+
+def fill(results, values, metric="fid50k_full"):
+    """{arm: values by seed} -> result files."""
+    for arm, numbers in values.items():
+        for t, value in zip(trials(arm), numbers, strict=False):
+            if value is not None:
+                finish(results, t, {metric: value})
+
+
+def test_nothing_finished(tmp_path):
+    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    assert rep.tables[0].metrics == ()
+    assert tables.status(rep) == "0 of 9 trials done, 9 missing"
+    assert all(path.stat().st_size for path in report.write(rep, tmp_path))
+    assert "0 of 3: 3 missing" in tables.markdown(rep.tables[0])
+
+
+def test_files_written_and_again_the_same(tmp_path):
+    exp = fake.matrix(seeds=(0, 1))
+    fake.fill(tmp_path, exp, images=False)
+    paths = report.write(report.collect(exp, tmp_path), tmp_path)
+    names = {str(p.relative_to(tmp_path / exp.name)) for p in paths}
+    kinds = {f"tables/table{i}.{kind}" for i in (1, 2, 3) for kind in ("md", "csv", "tex")}
+    assert names == {"results.csv", "report.html"} | kinds
+    first = {p: p.read_bytes() for p in paths}
+    report.write(report.collect(exp, tmp_path), tmp_path)
+    assert {p: p.read_bytes() for p in paths} == first
+
+
+def test_means_pairs_and_paper(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "align": [17.1, 16.3, 18.2]})
+    t = only_table(tmp_path)
+    align, base = cell(t, "fid50k_full", "align"), cell(t, "fid50k_full", "baseline")
+    assert align.summary.mean == pytest.approx(17.2)
+    assert align.paired.differences == pytest.approx((-6.9, -6.7, -6.8))
+    assert align.paper_difference == pytest.approx(16.93 - 23.72)
+    assert align.verdict.word == "replicated"
+    assert base.paper == 23.72
+    assert base.paired is base.verdict is None
+    assert cell(t, "fid50k_full", "sel").waiting == ("missing",) * 3
+    assert cell(t, "fid50k_full", "sel").verdict is None  # the paper has no such arm on CIFAR-10
+
+
+def test_states_are_shown_never_as_numbers(tmp_path):
+    a, b, c = trials("align")
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
+    finish(tmp_path, a, {"fid50k_full": 98765.5}, status="diverged", reason="loss/d is not finite")
+    live(tmp_path, b, "running", nimg=100_000)
+    live(tmp_path, c, "failed", message="disk full")
+    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    t = rep.tables[0]
+    assert cell(t, "fid50k_full", "align").summary is None
+    assert cell(t, "fid50k_full", "align").waiting == ("diverged", "running 25%", "failed")
+    assert cell(t, "fid50k_full", "align").verdict.word == "not run"
+    for text in (tables.markdown(t), tables.latex(t), tables.cells_csv(t), tables.results_csv(rep)):
+        assert "98765" not in text
+    assert "disk full" in tables.results_csv(rep)
+
+
+def test_fewer_seeds_than_planned_say_so(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0], "align": [17.0]})
+    t = only_table(tmp_path)
+    rows = {row[0]: row for row in tables.grid(t).rows}
+    assert rows["Baseline"][1:3] == ("2 of 3: missing", "23.50 ± 6.35 (2 of 3)")
+    assert rows["+ L_align"][1:3] == ("1 of 3: 2 missing", "17.00 (1 of 3)")  # one seed has no interval
+    assert rows["+ L_align"][3] == "−7.00"
+
+
+def test_not_finite_is_no_number_and_is_named(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, math.nan, 25.0]})
+    t = only_table(tmp_path)
+    assert cell(t, "fid50k_full", "baseline").summary.n == 2
+    assert cell(t, "fid50k_full", "baseline").waiting == ("not finite",)
+    assert any("fid50k_full: not finite" in n for n in t.notes)
+
+
+def test_result_of_another_eval_is_not_used(tmp_path):
+    one = trials("baseline")[0]
+    finish(tmp_path, one, {"fid50k_full": 24.0})
+    other = fake.table(settings={"cifar10_unconditional": {}}, fakes=10_000)
+    assert other.cells["cifar10_unconditional", "baseline"][0].id == one.id
+    t = only_table(tmp_path, other)
+    assert t.metrics == ()
+    assert t.outcomes["cifar10_unconditional", "baseline"][0].state == "scored otherwise"
+
+
+def test_headline_order():
+    names = [
+        "score_auc",
+        "di_calibrated",
+        "kid50k_full",
+        "di",
+        "fd_efficientnet_lite0_5k_full",
+        "fid10k_full",
+        "fid50k_full",
+    ]
+    assert report.order(names)[0][:2] == ["fid50k_full", "di"]
+    assert report.order(["di", "fd_efficientnet_lite0_5k_full"]) == (["fd_efficientnet_lite0_5k_full", "di"], 2)
+    assert report.order(["kid50k_full"]) == (["kid50k_full"], 0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "fakes", "reason"),
+    [
+        ("fid10k_full", 10_000, "not comparable"),
+        ("fid50k_train10k", 50_000, "not comparable"),
+        ("fd_efficientnet_lite0_50k_full", 50_000, "not comparable with an FID"),
+    ],
+)
+def test_paper_stands_only_beside_its_own_protocol(tmp_path, metric, fakes, reason):
+    table = fake.table(settings={"cifar10_unconditional": {}}, fakes=fakes)
+    for arm in ("baseline", "align"):
+        for t in table.cells["cifar10_unconditional", arm]:
+            finish(tmp_path, t, {metric: 20.0 + t.seed})
+    t = only_table(tmp_path, table)
+    assert t.metrics[0].apart is not None
+    assert any(reason in n for n in t.notes)
+    assert cell(t, metric, "align").paper is None
+    assert cell(t, metric, "align").verdict is None
+
+
+def test_paper_needs_the_table_to_ask_for_it(tmp_path):
+    table = fake.table(settings={"cifar10_unconditional": {}}, paper=None)
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "align": [17.1, 16.3, 18.2]})
+    t = only_table(tmp_path, table)
+    assert cell(t, "fid50k_full", "align").paper is None
+    assert not any("paper" in n for n in t.notes)
+
+
+def test_di_needs_the_papers_draws(tmp_path):
+    for arm in ("baseline", "align"):
+        for t in trials(arm):
+            finish(tmp_path, t, {"di": score(1.5, n=32, repeats=200)})
+    t = only_table(tmp_path)
+    assert cell(t, "di", "baseline").paper is None
+    assert any("64 + 64" in n for n in t.notes)
+
+
+def test_mixed_commits_are_named_and_marked(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "align": [17.1, 16.3, 18.2]})
+    finish(tmp_path, trials("align")[1], {"fid50k_full": 16.3}, commit="fedcba987654")
+    t = only_table(tmp_path)
+    note = next(n for n in t.notes if "mixed commit" in n)
+    assert "fedcba987654 (align s1)" in note
+    assert "0123abcd4567 (baseline s0, baseline s1, baseline s2, align s0, align s2)" in note
+    assert cell(t, "fid50k_full", "align").mixed
+    assert not cell(t, "fid50k_full", "baseline").mixed
+    assert "†" in tables.markdown(t)
+
+
+def test_pairs_under_different_protocols_are_not_compared(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "align": [17.1, 16.3, 18.2]})
+    finish(tmp_path, trials("align")[2], {"fid50k_full": score(3.0, num_reals=10_000)})
+    t = only_table(tmp_path)
+    assert cell(t, "fid50k_full", "align").paired.seeds == (0, 1)
+    assert cell(t, "fid50k_full", "align").mixed
+    note = next(n for n in t.notes if "mixed protocols" in n)
+    assert "num_reals 10000 (align s2)" in note
+    assert "extractor" not in note  # only what differs is named
+
+
+def test_the_seed_in_a_protocol_is_no_mixture(tmp_path):
+    for arm in ("baseline", "align"):
+        for t in trials(arm):
+            finish(tmp_path, t, {"fid50k_full": score(20.0, seed=t.seed)})
+    t = only_table(tmp_path)
+    assert not cell(t, "fid50k_full", "align").mixed
+    assert cell(t, "fid50k_full", "align").paired.summary.n == 3
+
+
+def test_last_snapshots_beside_the_final_value(tmp_path):
+    for k, t in enumerate(trials("baseline")):
+        points = [[i, 100.0] for i in range(4)] + [[4 + i, v + k] for i, v in enumerate([1.0, 2.0, 3.0, 4.0, 5.0])]
+        finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": points})
+    last = cell(only_table(tmp_path), "di", "baseline").trailing
+    assert last == (5, pytest.approx(4.0), pytest.approx(math.sqrt(2.5)))
+
+
+def test_trial_that_serves_two_tables_is_one_row(tmp_path):
+    exp = fake.matrix(seeds=(0,))
+    fake.fill(tmp_path, exp, images=False)
+    rep = report.collect(exp, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv(rep))))
+    assert len(rows) == len({r["id"] for r in rows}) == len(rep.outcomes) == 14
+    assert sum(len(r["serves"].split()) for r in rows) == 16
+    shared = next(r for r in rows if "table3/lsun_cat/hierarchical" in r["serves"])
+    assert "table1/lsun_cat/align" in shared["serves"]
+
+
+def test_reader_can_recompute_verdicts_from_the_csv(tmp_path):
+    """docs/verdicts.md followed by hand, with scipy, from results.csv and paper.yaml alone."""
+    exp = fake.matrix(seeds=(0, 1, 2, 3))
+    fake.fill(tmp_path, exp, images=False)
+    rep = report.collect(exp, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(tables.results_csv(rep))))
+    paper, seen = config.paper_results(), set()
+
+    def values(place, metric):
+        found = [r for r in rows if place in r["serves"].split() and r[metric]]
+        return {r["seed"]: (float(r[metric]), r[f"{metric}.protocol"]) for r in found}
+
+    for t in rep.tables:
+        for m in t.headline:
+            key = {"fid50k_full": "fid", "di": "di"}[m.name]
+            for (setting, arm), c in m.cells.items():
+                theirs = paper[t.table.name][setting]
+                if arm == "baseline" or arm not in theirs:
+                    continue
+                ours = values(f"{t.table.name}/{setting}/{arm}", m.name)
+                base = values(f"{t.table.name}/{setting}/baseline", m.name)
+                gap = theirs[arm][key] - theirs["baseline"][key]
+                e = [(ours[s][0] - base[s][0]) / gap for s in ours if s in base and ours[s][1] == base[s][1]]
+                a, b = stats.t.interval(0.95, len(e) - 1, np.mean(e), stats.sem(e))
+                word = ("replicated" if a <= 1 <= b else "direction only") if a > 0 else (
+                    "contradicted" if b < 0.5 else "inconclusive")  # fmt: skip
+                assert c.verdict is not None and c.verdict.word == word
+                seen.add(word)
+    assert len(seen) > 1
+
+
+def test_holm_is_over_the_headline_comparisons_of_a_table(tmp_path):
+    exp = fake.matrix()
+    fake.fill(tmp_path, exp, images=False)
+    t = report.collect(exp, tmp_path).tables[0]
+    pairs = [(c.paired.p_t, c.p_holm) for m in t.headline for c in m.cells.values()
+             if c.paired and c.paired.p_t is not None and c.p_holm is not None]  # fmt: skip
+    assert len(pairs) == 8  # 2 arms x 2 settings x 2 metrics
+    smallest = min(pairs)
+    assert smallest[1] == pytest.approx(min(1, 8 * smallest[0]))
+    assert all(p <= adjusted for p, adjusted in pairs)
+
+
+def test_cells_csv_and_latex_are_well_formed(tmp_path):
+    exp = fake.matrix()
+    fake.fill(tmp_path, exp, images=False)
+    t = report.collect(exp, tmp_path).tables[0]
+    rows = list(csv.DictReader(io.StringIO(tables.cells_csv(t))))
+    assert len(rows) == 6 * len(t.metrics)
+    assert all(None not in r and "" not in r for r in rows)
+    latex = tables.latex(t)
+    body = [line for line in latex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.count("&") for line in body} == {4}
+    assert not re.search(r"(?<!\\)_(?!\{)", latex.split("\\midrule")[1].split("\\bottomrule")[0])
+    assert latex.isascii()
+
+
+def test_note_fits_mlflow(tmp_path):
+    exp = fake.matrix()
+    fake.fill(tmp_path, exp, images=False)
+    rep = report.collect(exp, tmp_path)
+    whole, short = tables.note(rep, 20_000), tables.note(rep, 3000)
+    assert len(short) <= 3000 < len(whole)
+    assert "shortened" in short and "shortened" not in whole
+    assert "FID" in short
+    assert len(tables.note(rep, 600)) <= 600
+
+
+def test_damaged_result_is_one_line_about_what_to_do(tmp_path):
+    folder = tmp_path / "trials" / trials("baseline")[0].id
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"schema": 1, "id')
+    with pytest.raises(UserError, match="result.json: not readable"):
+        report.collect(fake.experiment(TABLE), tmp_path)
+
+
+def test_unwritable_folder_is_a_user_error(tmp_path):
+    (tmp_path / "made_up").write_text("in the way")
+    with pytest.raises(UserError, match="needs a folder"):
+        report.write(report.collect(fake.experiment(TABLE), tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "uncertainty", "text"),
+    [
+        (7.914, 0.31, "7.91"), (7.914, None, "7.91"), (-0.296, 0.0853, "−0.296"), (137.26, 4.0, "137.3"),
+        (1532.4, 20.0, "1532"), (0.005731, 0.0011, "0.0057"), (0.0, 0.0, "0.00"), (23.0, 6.35, "23.00"),
+        (0.00001234, None, "0.000012"),
+    ],
+)  # fmt: skip
+def test_numbers_carry_the_decimals_they_deserve(value, uncertainty, text):
+    assert tables.number(value, uncertainty) == text
+
+
+def test_the_papers_figures_are_all_there():
+    paper = config.paper_results()
+    flat = [
+        v for t in paper.values() for column in t.values() for row in column.values() for v in (row["fid"], row["di"])
+    ]
+    assert len(flat) == 2 * (9 + 4 + 4 + 8)
+    assert all(isinstance(v, float) for v in flat)
+    assert (
+        paper["table1"]["lsun_cat"]["align"] == paper["table3"]["lsun_cat"]["hierarchical"] == {"fid": 6.81, "di": 2.39}
+    )
+    assert [paper["table1"]["lsun_cat"][a]["di"] for a in ("baseline", "sel", "align")] == [
+        3.64,
+        3.12,
+        2.39,
+    ]  # as its text says
+    assert json.dumps(paper)  # plain data

@@ -1,0 +1,167 @@
+"""The loop: arms are paired, interruption leaves no trace, several processes make one step."""
+
+import pytest
+import torch
+
+from harness import config, ranks
+from harness import train as loop
+from harness import trial as trials
+from harness.generator import Fakes
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(trial, upkeep=lambda state: False, resume=None):
+    data, _ = trials.load_data(trial)
+    g, d, terms = trials.build(trial, data, torch.device("cpu"))
+    state = loop.new_state(g, d, trial.train)
+    if resume is not None:
+        tensors, nimg = resume
+        state.load(tensors, nimg)
+    loop.train(state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep)
+    return state
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different
+
+
+CASES = [("sn_dcgan", a, c) for a in ("baseline", "align") for c in (False, True)] + [
+    ("sn_dcgan", "flatten", False),
+    ("stylegan2", "baseline", False),
+    ("stylegan2", "align", True),
+]
+
+
+@pytest.mark.parametrize(("backbone", "arm", "conditional"), CASES)
+def test_a_resumed_trial_is_the_uninterrupted_one_bit_for_bit(backbone, arm, conditional):
+    trial = tiny.trial(backbone, arm, conditional)
+    whole = run(trial).tensors()
+    for at in (8, 24, 40):  # across every phase of lazy R1 and path length
+        saved = {}
+
+        def stop(state, at=at, saved=saved):
+            if state.nimg == at:
+                saved.update({k: v.clone() for k, v in state.tensors().items()})
+            return state.nimg == at
+
+        run(trial, stop)
+        assert_equal(run(trial, resume=(saved, at)).tensors(), whole)
+
+
+@pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])
+def test_arms_of_one_seed_are_paired(backbone):
+    """Same backbone weights, same real batches, same latents, whatever an arm adds."""
+    seen = {}
+    for arm in ("baseline", "sel", "align", "flatten"):
+        trial = tiny.trial(backbone, arm)
+        data, _ = trials.load_data(trial)
+        g, d, _ = trials.build(trial, data, torch.device("cpu"))
+        weights = {
+            k: v.clone() for k, v in [*g.backbone.state_dict(prefix="g.").items(), *d.state_dict(prefix="d.").items()]
+        }
+        latents = []
+        draw = g.backbone.sample_z
+        g.backbone.sample_z = lambda n, rng, draw=draw, out=latents: out.append(draw(n, rng)) or out[-1]
+        reals = []
+        d.register_forward_pre_hook(lambda _, args, out=reals: out.append(args[0].detach().clone()))
+        state = loop.new_state(g, d, trial.train)
+        loop.train(state, trial.train, data, [], seed=0, conditional=False, upkeep=lambda s: s.nimg >= 16)
+        seen[arm] = weights, latents, reals
+    weights, latents, reals = seen["baseline"]
+    parts = trial.train.batch_size // trial.train.microbatch
+    for arm in ("sel", "align", "flatten"):
+        other_weights, other_latents, other_reals = seen[arm]
+        assert_equal(weights, other_weights)
+        assert all(torch.equal(a, b) for a, b in zip(latents, other_latents, strict=True))
+        # The first D pass of each step sees reals; fakes differ, as they should.
+        assert torch.equal(reals[0], other_reals[0])
+        assert len(reals) == len(other_reals) >= 6 * parts
+
+
+def test_an_absent_variant_is_absent():
+    trial = tiny.trial("sn_dcgan", "baseline")
+    data, _ = trials.load_data(trial)
+    g, _, terms = trials.build(trial, data, torch.device("cpu"))
+    assert g.encoder is None
+    assert terms == []
+    fakes = g(g.backbone.sample_z(2, torch.Generator()), draws=lambda name: pytest.fail(f"drew {name}"))
+    assert isinstance(fakes, Fakes)
+    assert fakes.heatmaps is None
+
+
+def test_alignment_leaves_d_alone():
+    """One step of `align` with weight 0 moves D and G as `sel` does, bit for bit."""
+    a = run(tiny.trial("sn_dcgan", "sel"), lambda s: s.nimg >= 8).tensors()
+    b = run(tiny.trial("sn_dcgan", "align", variants={"align": {"weight": 0.0}}), lambda s: s.nimg >= 8).tensors()
+    assert_equal({k: v for k, v in a.items() if k[0] == "d"}, {k: v for k, v in b.items() if k[0] == "d"})
+
+
+def test_every_image_is_shown_once_an_epoch_and_mirrored_with_xflip():
+    import dataclasses
+
+    data, _ = trials.load_data(tiny.trial())
+    shown = [loop.batch(data, 0, i, 8, False)[0] for i in range(0, 64, 8)]
+    assert sorted(x.tobytes() for b in shown for x in b) == sorted(x.tobytes() for x in data.images)
+    flipped = dataclasses.replace(data, xflip=True)
+    shown = [loop.batch(flipped, 0, i, 8, False)[0] for i in range(0, 128, 8)]
+    both = [x.tobytes() for x in data.images] + [x[:, :, ::-1].tobytes() for x in data.images]
+    assert sorted(x.tobytes() for b in shown for x in b) == sorted(both)
+    straddling, _ = loop.batch(data, 0, 60, 8, False)
+    assert (straddling[:4] == loop.batch(data, 0, 56, 8, False)[0][4:]).all()
+
+
+def test_linear_decay_ends_at_zero():
+    rates = []
+    trial = tiny.trial(train={"lr_decay": "linear"})
+    run(trial, lambda s: rates.append(s.opt_g.param_groups[0]["lr"]) or False)
+    assert rates[1:] == pytest.approx([2e-4 * (1 - n / 64) for n in range(0, 56, 8)])
+
+
+def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
+    """Gradients, and so all weights, equal those of one process with the same microbatches."""
+    from harness import checkpoint
+    from harness.config import Resources, Run
+    from harness.schema import plain
+
+    class Control:
+        def stop(self):
+            return False
+
+        def report(self, progress):
+            pass
+
+    trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032, "pl_weight": 0.0}, eval={"num_fakes": 64})
+    weights = []
+    joined = []
+    monkeypatch.setattr(trials, "team", lambda world, *args: joined.append(world) or ranks.team(world, *args))
+    for world in (1, 2):
+        run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
+        folder = tmp_path / str(world)
+        assert trials.run(config.to_plain(trial), folder, run_options, Control()) == "done"
+        saved = checkpoint.load_latest(folder / "checkpoints")
+        weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
+    assert joined == [1, 2]
+    assert_equal(*weights)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])
+def test_low_precision_trains_finite_and_scores_in_float32(backbone, precision):
+    over = {"backbone": {"num_fp16_res": 2, "conv_clamp": 256}} if backbone == "stylegan2" else {}
+    trial = tiny.trial(backbone, "align", train={"precision": precision, "total_kimg": 0.024}, **over)
+    stats = run(trial).stats.stacked()
+    assert all(torch.isfinite(v).all() for v in stats.values())
+    assert stats["scores/fake"].dtype == torch.float32
+    assert stats["loss/align"].dtype == torch.float32

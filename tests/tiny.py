@@ -1,0 +1,40 @@
+"""A trial small enough for a test: what several tests train."""
+
+from typing import Any
+
+from harness import config
+
+ARMS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "sel": {"sel": {}},
+    "align": {"sel": {}, "align": {}},
+    "flatten": {"flatten": {}, "align": {}},
+}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "sn_dcgan": {"name": "sn_dcgan", "width": 0.0625, "z_dim": 8},
+    "stylegan2": {
+        "name": "stylegan2", "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8
+    },
+}  # fmt: skip
+TRAIN: dict[str, dict[str, Any]] = {
+    "sn_dcgan": {"total_kimg": 0.064, "batch_size": 8, "tick_kimg": 0.016, "snapshot_kimg": 0.032},
+    "stylegan2": {
+        "total_kimg": 0.064, "batch_size": 8, "batch_gpu": 4, "tick_kimg": 0.016, "ema_kimg": 0.02, "ema_rampup": 0.5,
+        "r1_gamma": 1.0, "r1_interval": 3, "pl_weight": 2.0, "pl_interval": 2, "style_mixing": 0.9,
+        "g": {"lr": 2.5e-3, "betas": [0.0, 0.99]}, "d": {"lr": 2.5e-3, "betas": [0.0, 0.99]},
+    },
+}  # fmt: skip
+
+
+def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool = False, /, **over: Any) -> config.Trial:
+    """A resolved tiny trial; `over` is laid on its plain form, mapping by mapping."""
+    raw = {
+        "dataset": {"name": "synthetic", "resolution": 32, "num_images": 64},
+        "backbone": BACKBONES[backbone],
+        "conditional": conditional,
+        "variants": ARMS[arm],
+        "train": TRAIN[backbone],
+        "eval": {"num_fakes": 64, "batch_size": 8, "metrics": {"disequilibrium": {}}},
+        "seed": 0,
+    }
+    return config.parse_trial(config.merge(raw, over, "test"), "test")
