@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--local", action="store_true", help="one trial after another in this process, without Ray")
     p.add_argument("--ray-address", metavar="HOST:PORT", help="use an existing Ray cluster")
     p.add_argument("--code", choices=("ship", "shared"), default="ship", help="with --ray-address: ship code, or not")
-    p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results)")
+    p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results); off: none")
     p.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
     p = verb("plan", "print the unique trials, what they cost and when they would end; run nothing")
@@ -107,8 +107,9 @@ def matrix(args: argparse.Namespace) -> int:
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     words = {e.id: str(finished(e)) for e in todo}
     if unfinished:
-        sink = Sink(results, experiment.name, todo, args.tracking_uri)
-        sink.start()
+        sink = Sink(results, experiment.name, todo, args.tracking_uri) if args.tracking_uri != "off" else None
+        if sink:
+            sink.start()
         try:
             with console.Progress({e.id: e.name for e in todo}) as progress:
                 words = launch(
@@ -118,8 +119,8 @@ def matrix(args: argparse.Namespace) -> int:
                 )  # fmt: skip
         finally:
             rep = report.collect(experiment, results)
-            behind = sink.close(note=tables.note(rep))
-            if behind:
+            behind = sink.close(note=tables.note(rep)) if sink else 0
+            if sink and behind:
                 console.say(f"MLflow lacks {behind} bytes ({sink.problem}); later: nashboard sync {args.experiment}")
     _show_report(args, report.collect(experiment, results))
     if "interrupted" in words.values():
