@@ -47,8 +47,8 @@ def main() -> None:
     p.add_argument("experiment", nargs="?", default="rehearsal")
     p.add_argument("--results", type=Path, default=Path("results"))
     p.add_argument("--out", type=Path, default=Path("docs/figures/report.png"))
-    p.add_argument("--width", type=int, default=1180)
-    p.add_argument("--height", type=int, default=900)
+    p.add_argument("--width", type=int, default=1440)
+    p.add_argument("--height", type=int, default=1000)
     args = p.parse_args()
     page = args.results / args.experiment / "report.html"
     if not page.is_file():

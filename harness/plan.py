@@ -145,7 +145,7 @@ def images(trial: Trial) -> int:
 
 def slots(devices: float, share: float) -> int:
     """How many trials of `share` devices (a fraction, or whole) run at once on `devices`."""
-    return int(devices / share + 1e-9)
+    return max(0, int(devices / share + 1e-9))
 
 
 def finishes(seconds: Sequence[float], slots: int) -> list[float]:
@@ -212,7 +212,7 @@ def first_seeds(experiment: Experiment) -> frozenset[str]:
 
 
 def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int) -> int:
-    """At most so much stays of a trial: its last checkpoints (float32 weights, EMA, two moments of Adam) and a grid
+    """About what stays of a trial: its last checkpoints (float32 weights, EMA, two moments of Adam) and a grid
     of 64 images per snapshot, uncompressed."""
     copies_g = 4 if train.ema_kimg else 3
     checkpoint = 4 * (copies_g * params_g + 3 * params_d)
@@ -235,7 +235,7 @@ def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
 
 
 def disk(trials: Iterable[Entry]) -> tuple[int, int]:
-    """Bytes that the trials leave at most, and of how many trials that is unknown: their images' size is in files."""
+    """Bytes that the trials leave, and of how many trials that is unknown: their images' size is in files."""
     sizes: dict[str, tuple[int, int]] = {}
     total, unknown = 0, 0
     for e in trials:
@@ -261,7 +261,7 @@ def notes(
     bytes_, unsized = disk(todo)
     lines = [
         f"to do: {len(todo)} trials, {shown / 1e6:,.4g} million images; one seed of every cell first, then the next",
-        f"disk: at most {bytes_ / 1e9:,.3g} GB" + (f", and {unsized} trials of unknown size" if unsized else ""),
+        f"disk: about {bytes_ / 1e9:,.3g} GB" + (f", and {unsized} trials of unknown size" if unsized else ""),
     ]
     first, want = first_seeds(experiment), experiment.run.resources
     for kind, sizes, share in zip(

@@ -128,8 +128,8 @@ def test_cifar10_in_its_genuine_format_trains_end_to_end(tiny, tmp_path, monkeyp
     write_archive(tmp_path / "cifar-10-python.tar.gz", count=80)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
-    sets = ("dataset.name=cifar10", "dataset.path=cifar-10-python.tar.gz", "dataset.expect_full=false")
-    sets += ("conditional=true", "arms={align: {sel: {}, align: {}}}")
+    sets = ["dataset.name=cifar10", "dataset.path=cifar-10-python.tar.gz", "dataset.expect_full=false"]
+    sets += ["conditional=true", "arms={align: {sel: {}, align: {}}}"]
     words = [word for s in sets for word in ("--set", s)]
     assert cli.main(["matrix", str(tiny), "--local", "--tracking-uri", "off", *words]) == 0
     result = json.loads(next(tmp_path.glob("results/trials/*/result.json")).read_text())
