@@ -87,13 +87,13 @@ def parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
-    from harness import checkpoint, config, console, report, tables, trial
+    from harness import checkpoint, console, files, report, tables, trial
     from harness.launch import launch
     from harness.matrix import Entry, entries
     from harness.sink import Sink
 
     _use_inception_weights(args)
-    experiment = config.load(args.experiment, args.set)
+    experiment = files.load(args.experiment, args.set)
     todo = entries(experiment)
     results = args.results.absolute()
 
@@ -130,11 +130,11 @@ def matrix(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
-    from harness import config, console, trial
+    from harness import console, files, trial
     from harness import plan as plans
     from harness.matrix import entries
 
-    experiment = config.load(args.experiment, args.set)
+    experiment = files.load(args.experiment, args.set)
     every = entries(experiment)
     states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
     todo = [e for e, state in zip(every, states, strict=True) if state is None]
@@ -161,20 +161,20 @@ def plan(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
-    from harness import config
+    from harness import files
     from harness import report as reports
 
-    _show_report(args, reports.collect(config.load(args.experiment, args.set), args.results.absolute()))
+    _show_report(args, reports.collect(files.load(args.experiment, args.set), args.results.absolute()))
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
-    from harness import config, console, lock, trial
+    from harness import console, files, lock, trial
     from harness.attempt import read_state
     from harness.matrix import entries
 
-    experiment = config.load(args.experiment, args.set)
+    experiment = files.load(args.experiment, args.set)
     driver = lock.driver(args.results / experiment.name)
     rows = []
     for e in entries(experiment):
@@ -193,21 +193,21 @@ def status(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
-    from harness import config, console, lock
+    from harness import console, files, lock
 
-    who = lock.request_stop(args.results / config.load(args.experiment, args.set).name)
+    who = lock.request_stop(args.results / files.load(args.experiment, args.set).name)
     console.say(f"asked {who} to save and stop")
     return 0
 
 
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import config, console, tables
+    from harness import console, files, tables
     from harness import report as reports
     from harness.matrix import entries
     from harness.sink import sync as send
 
-    experiment = config.load(args.experiment, args.set)
+    experiment = files.load(args.experiment, args.set)
     rep = reports.collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
@@ -249,9 +249,9 @@ def attention(args: argparse.Namespace) -> int:
     """Probe every finished trial, print one table, and write it with its figures."""
     import torch
 
-    from harness import attention_report, config, console
+    from harness import attention_report, console, files
 
-    experiment = config.load(args.experiment, args.set)
+    experiment = files.load(args.experiment, args.set)
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
         device="cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu",

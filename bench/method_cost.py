@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from harness import config, trial
+from harness import config, files, trial
 from harness.datasets import ImageSet
 from harness.train import State, new_state, train
 
@@ -71,7 +71,7 @@ def plain(setting: str, variants: dict[str, Any], profile: str) -> dict[str, Any
         "train": {"total_kimg": 1e6},
         "eval": {"metrics": {"disequilibrium": {}}},
     }
-    return config.merge(config.preset(preset, "bench"), changes, "bench")
+    return config.merge(files.preset(preset, "bench"), changes, "bench")
 
 
 _loaded: dict[str, ImageSet] = {}

@@ -30,10 +30,10 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Train `steps` steps after one to warm up."""
     import torch
 
-    from harness import config, plugins, trial
+    from harness import config, files, plugins, trial
     from harness.train import State, new_state, train
 
-    raw = config.preset(job["preset"], "--presets")
+    raw = files.preset(job["preset"], "--presets")
     variants = [] if job["arm"] == "baseline" else job["arm"].split("+")
     raw |= {"dataset": {"name": "synthetic", "resolution": RESOLUTION[job["preset"]], "num_images": 256}}
     raw |= {

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness import config, plan, trial
+from harness import config, files, plan, trial
 from harness.config import Resources, Run, Trial
 from harness.matrix import entries
 from harness.plugins import find
@@ -30,7 +30,7 @@ def distinct(names: list[str]) -> list[Trial]:
     """One trial of each shape."""
     found: dict[str, Trial] = {}
     for name in names:
-        for e in entries(config.load(name)):
+        for e in entries(files.load(name)):
             found.setdefault(json.dumps(plan.shape(e.trial), sort_keys=True), e.trial)
     return list(found.values())
 
@@ -69,7 +69,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
     for t in distinct(args.experiments):
         trial.prepare_device(Run(Resources(cpus=args.threads), device="cuda" if device.type == "cuda" else "cpu"), t)
-        longer = config.override(config.to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
+        longer = files.override(config.to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
         rate = measure(longer, args.steps, args.clock, device)
         row = {"shape": plan.shape(t), "device": name, "images_per_s": round(rate, 2), **about}
         rows = [r for r in rows if (r["shape"], r["device"]) != (row["shape"], name)] + [row]

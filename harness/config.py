@@ -1,26 +1,16 @@
-"""The experiment schema: YAML in, frozen objects out. The only file that reads YAML.
-
-An experiment is a base trial, `settings` (named overrides: the columns of a table),
-`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments.
-A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
-"""
+"""What an experiment is made of: frozen, typed, checked. `harness.files` reads it from YAML."""
 
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-
 from harness import plugins
 from harness.errors import UserError
 from harness.schema import convert, parse, plain
-
-SHIPPED = Path(__file__).parent.parent / "experiments"
 
 
 @dataclass(frozen=True)
@@ -163,46 +153,22 @@ class Experiment:
     run: Run
 
 
-@dataclass(frozen=True)
-class _File:
-    """The keys of an experiment file beside those of a trial."""
-
-    name: str
-    title: str = ""
-    paper: str | None = None
-    include: tuple[str, ...] | dict[str, Any] = ()  # files; as a mapping, with keys laid over each
-    preset: str | None = None
-    seeds: tuple[Annotated[int, ">= 0"], ...] = (0,)
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    arms: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    run: Run = field(default_factory=Run)
-
-
-_TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
-
-
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Read and check an experiment file. `overrides` are `key=value` texts, checked like the YAML."""
-    sets = [_override(text) for text in overrides]
-    path = _locate(Path(path))
-    file, _ = _read(path, sets)
-    return Experiment(file.name, path, tuple(_tables(path, sets)), file.run)
+TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
 
 
 def parse_trial(raw: dict[str, Any], place: str) -> Trial:
     """A trial from its plain form: names and options of plugins are looked up and checked."""
     raw = dict(raw)
     for key in raw:
-        if key not in (*_TRIAL_KEYS, "seed"):
-            raise UserError(f"{place}: {key}: unknown key{plugins.hint(key, list(_TRIAL_KEYS))}")
+        if key not in (*TRIAL_KEYS, "seed"):
+            raise UserError(f"{place}: {key}: unknown key{plugins.hint(key, list(TRIAL_KEYS))}")
     for key in ("dataset", "backbone", "train", "eval"):
         if key not in raw:
             raise UserError(f"{place}: {key}: missing; every trial names its dataset, backbone, train and eval")
     profile = convert(Literal["paper", "release"], raw.pop("profile", "paper"), f"{place}: profile")
-    variants = _named(raw.pop("variants", {}), f"{place}: variants")
-    scoring = dict(_mapping(raw["eval"], f"{place}: eval"))
-    metrics = _named(scoring.pop("metrics", {}), f"{place}: eval.metrics")
+    variants = named(raw.pop("variants", {}), f"{place}: variants")
+    scoring = dict(mapping(raw["eval"], f"{place}: eval"))
+    metrics = named(scoring.pop("metrics", {}), f"{place}: eval.metrics")
     scoring["metrics"] = []
     if not metrics:
         raise UserError(f"{place}: eval.metrics: missing; known: {', '.join(plugins.names('harness.metrics'))}")
@@ -229,14 +195,6 @@ def parse_trial(raw: dict[str, Any], place: str) -> Trial:
     return trial
 
 
-def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
-    """The trial `plain` with `key=value` texts laid over it, checked like any other."""
-    raw = copy.deepcopy(plain)
-    for key, value in map(_override, texts):
-        _set_trial(raw, key, value)
-    return parse_trial(raw, place)
-
-
 def to_plain(trial: Trial) -> dict[str, Any]:
     """The resolved trial as plain data; `parse_trial` reads it back to an equal trial."""
     flat = plain(trial)
@@ -245,162 +203,6 @@ def to_plain(trial: Trial) -> dict[str, Any]:
     flat["variants"] = {v["name"]: v["options"] for v in flat["variants"]}
     flat["eval"]["metrics"] = {m["name"]: m["options"] for m in flat["eval"]["metrics"]}
     return flat
-
-
-def dump_yaml(value: Any) -> str:
-    """Plain data as YAML, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
-
-
-def paper_results() -> dict[str, Any]:
-    """The paper's own figures: table -> column -> row -> {fid, di}."""
-    return yaml.safe_load((SHIPPED / "paper.yaml").read_text())
-
-
-# ── files and merging ────────────────────────────────────────────────────────
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently overwrite."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` may be overridden
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str | int | float | bool) else str(key))
-        return super().construct_mapping(node, deep)
-
-
-def _locate(path: Path) -> Path:
-    """`path`, or the shipped experiment of that name (`smoke`, `experiments/smoke.yaml`)."""
-    for candidate in (path, SHIPPED / path.name, SHIPPED / f"{path.name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    known = sorted(p.stem for p in SHIPPED.glob("*.yaml") if p.stem != "paper")
-    raise UserError(f"{path}: no such experiment file{plugins.hint(path.stem, known)}")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(e).split())}") from None
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
-    return _mapping(raw, str(path))
-
-
-def _tables(
-    path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, above: tuple[Path, ...] = ()
-) -> Iterator[Table]:
-    """The file's own table, or those of the files it includes; `over` lies on the file, `above` are its includers."""
-    file, base = _read(path, sets, over, included=bool(above))
-    if not file.include:
-        yield _table(file, base, sets, path)
-        return
-    if path in above:
-        raise UserError(f"{path}: include: leads back to this file; a file can't include itself")
-    parts = file.include if isinstance(file.include, dict) else dict.fromkeys(file.include, {})
-    for name, changes in parts.items():
-        changes = _mapping({} if changes is None else changes, f"{path}: include.{name}")
-        laid = merge(base, changes, f"{path}: include.{name}")
-        yield from _tables(_locate(path.parent / name), sets, laid, (*above, path))
-
-
-def _read(
-    path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
-) -> tuple[_File, dict[str, Any]]:
-    """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
-    raw = merge(_read_yaml(path), over or {}, str(path))
-    known = [f.name for f in fields(_File)] + list(_TRIAL_KEYS)
-    for key, value in sets:
-        head, _, rest = key.partition(".")
-        if head not in known:
-            raise UserError(f"--set {key}: unknown key{plugins.hint(head, known)}")
-        if head not in _TRIAL_KEYS and not (included and _concerns_another(raw, head, rest)):
-            _assign(raw, key, value)
-    for key in raw:
-        if key not in known:
-            raise UserError(f"{path}: {key}: unknown key{plugins.hint(str(key), known)}")
-    own = {k: v for k, v in raw.items() if k not in _TRIAL_KEYS}
-    file: _File = parse(_File, {"name": path.stem, **own}, f"{path}: experiment")
-    base = preset(file.preset, f"{path}: preset") if file.preset else {}
-    return file, merge(base, {k: v for k, v in raw.items() if k in _TRIAL_KEYS}, str(path))
-
-
-def _concerns_another(raw: dict[str, Any], head: str, rest: str) -> bool:
-    """Whether an override of the whole experiment is none of an included file: the includer's own name,
-    or a column or row that this table lacks."""
-    if head in ("settings", "arms"):
-        there = raw.get(head)
-        return not isinstance(there, dict) or rest.split(".")[0] not in there
-    return head in ("name", "title", "include")
-
-
-def preset(name: str, place: str) -> dict[str, Any]:
-    """A partial trial from experiments/presets/."""
-    known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
-    return _read_yaml(SHIPPED / "presets" / f"{name}.yaml")
-
-
-def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
-    arms = file.arms or {"trial": base.get("variants", {})}
-    settings = file.settings or {base.get("dataset", {}).get("name", "trial"): {}}
-    cells = {}
-    for setting, changes in settings.items():
-        for arm, variants in arms.items():
-            raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
-            raw["variants"] = _named(variants, f"{path}: arms.{arm}")
-            for key, value in sets:
-                if key.split(".")[0] in _TRIAL_KEYS:
-                    _set_trial(raw, key, value)
-            place = f"{path}: arm {arm}"
-            cells[setting, arm] = tuple(parse_trial({**copy.deepcopy(raw), "seed": s}, place) for s in file.seeds)
-    if not file.seeds or len(set(file.seeds)) < len(file.seeds):
-        raise UserError(f"{path}: seeds: {list(file.seeds)}: must be distinct and at least one")
-    return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, eq, value = text.partition("=")
-    if not eq or not key:
-        raise UserError(f"--set {text}: must be key=value, like train.total_kimg=1")
-    try:
-        return key.strip(), yaml.load(value, _Loader)
-    except yaml.YAMLError as e:
-        raise UserError(f"--set {text}: not readable as YAML: {' '.join(str(e).split())}") from None
-
-
-def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Apply one override to a trial; an option of a variant reaches the arms that have that variant."""
-    parts = key.split(".")
-    if parts[0] == "variants" and len(parts) > 2 and parts[1] not in raw["variants"]:
-        return
-    raw.update(merge(raw, _nested({key: value}), "--set"))
-
-
-def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = raw.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"--set {key}: {parent!r} is no mapping")
-        raw = child
-    raw[last] = value
-
-
-def _nested(changes: dict[str, Any]) -> dict[str, Any]:
-    """{"train.total_kimg": 1} -> {"train": {"total_kimg": 1}}."""
-    out: dict[str, Any] = {}
-    for key, value in changes.items():
-        _assign(out, str(key), value)
-    return out
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], place: str) -> dict[str, Any]:
@@ -424,23 +226,23 @@ def merge(base: dict[str, Any], over: dict[str, Any], place: str) -> dict[str, A
 # ── plugins ──────────────────────────────────────────────────────────────────
 
 
-def _mapping(raw: Any, place: str) -> dict[str, Any]:
+def mapping(raw: Any, place: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{place}: {raw!r}: must be a mapping of options")
     return raw
 
 
-def _named(raw: Any, place: str) -> dict[str, dict[str, Any]]:
+def named(raw: Any, place: str) -> dict[str, dict[str, Any]]:
     """`[sel, {align: {...}}]` or `{sel: , align: {...}}` -> {name: options}."""
     if isinstance(raw, list) and all(isinstance(v, str | dict) for v in raw):
         raw = {name: opts for v in raw for name, opts in (v.items() if isinstance(v, dict) else [(v, {})])}
     if raw is None:
         raw = {}
-    return {name: _mapping(opts or {}, f"{place}.{name}") for name, opts in _mapping(raw, place).items()}
+    return {name: mapping(opts or {}, f"{place}.{name}") for name, opts in mapping(raw, place).items()}
 
 
 def _plugin(package: str, raw: Any, place: str) -> Plugin:
-    raw = dict(_mapping(raw, place))
+    raw = dict(mapping(raw, place))
     if not isinstance(raw.get("name"), str):
         raise UserError(f"{place}.name: missing; known: {', '.join(plugins.names(package))}")
     name = raw.pop("name")

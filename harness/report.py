@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import config, statistics
+from harness import config, files, statistics
 from harness.checkpoint import write_atomic
 from harness.config import Experiment, Table, Trial
 from harness.errors import UserError
@@ -162,7 +162,7 @@ def collect(experiment: Experiment, results: Path) -> Report:
     """The state of every trial of `experiment` under `results`/trials, and its tables. Works at any moment."""
     outcomes = tuple(_outcome(e.trial, e.serves, results / "trials" / e.id) for e in entries(experiment))
     by_id = {o.trial.id: o for o in outcomes}
-    paper = config.paper_results()
+    paper = files.paper_results()
     return Report(experiment, tuple(_table(t, by_id, paper) for t in experiment.tables), outcomes)
 
 

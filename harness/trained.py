@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from backbones import Discriminator
-from harness import checkpoint, config
+from harness import checkpoint, files
 from harness.config import Trial
 from harness.datasets import ImageSet
 from harness.errors import UserError
@@ -49,7 +49,7 @@ def load(
     plain = saved.meta["config"]
     if names := list(metrics):
         plain["eval"]["metrics"] = {name: plain["eval"]["metrics"].get(name, {}) for name in names}
-    trial = config.override(plain, sets, str(path))
+    trial = files.override(plain, sets, str(path))
     data, heldout = load_data(trial)
     weights = trial.eval.weights
     has_ema = any(name.startswith("g_ema/") for name in saved.tensors)

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import Discriminator
-from harness import checkpoint, config, plugins
+from harness import checkpoint, config, files, plugins
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
 from harness.errors import Diverged, UserError
@@ -121,7 +121,7 @@ class Live:
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
     env = environment(device)
-    checkpoint.write_atomic(folder / "config.yaml", config.dump_yaml(config.to_plain(trial)).encode())
+    checkpoint.write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
     checkpoint.write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)

@@ -14,7 +14,7 @@ OWNERS = {
     "mlflow": "harness/tracking.py",
     "torch_fidelity": "harness/metrics/_features.py",
     "rich": "harness/console.py",
-    "yaml": "harness/config.py",
+    "yaml": "harness/files.py",
 }
 SOURCES = sorted(p for folder in ("harness", "backbones") for p in (ROOT / folder).rglob("*.py")) + [ROOT / "cli.py"]
 PLUGINS = ("backbones", "harness/datasets", "harness/variants", "harness/metrics")

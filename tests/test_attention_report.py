@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import cli
-from harness import attention_figures, attention_report, config, trial
+from harness import attention_figures, attention_report, config, files, trial
 from harness.matrix import entries
 
 TINY = """
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attention")
     (folder / "tiny.yaml").write_text(textwrap.dedent(TINY))
     threads = torch.get_num_threads()
-    for e in entries(config.load(folder / "tiny.yaml")):
+    for e in entries(files.load(folder / "tiny.yaml")):
         if e.serves[0].arm != "sel":
             options = {"checkpoint_s": 0, "device": "cpu"}
             assert (
@@ -50,7 +50,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(finished):
     path, results = finished
-    return attention_report.make(config.load(path), results, count=16, device="cpu", say=lambda text: None)
+    return attention_report.make(files.load(path), results, count=16, device="cpu", say=lambda text: None)
 
 
 def run(path, results, *words):
@@ -112,7 +112,7 @@ def test_bad_input_is_said(finished, tmp_path, capsys):
 def test_rows_name_setting_and_seed_where_there_are_several(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text(textwrap.dedent(TINY) + "seeds: [0, 1]\nsettings: {a: {}, b: {train.batch_size: 4}}\n")
-    experiment = config.load(path)
+    experiment = files.load(path)
     labels = [attention_report.label(experiment, e) for e in entries(experiment)]
     assert labels[0] == "a, baseline, seed 0"
     assert len(set(labels)) == 12

@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from harness import config
+from harness import config, files
 from harness.errors import UserError
 from harness.matrix import entries
 
@@ -27,7 +27,7 @@ def load(tmp_path):
     def load(text=BASE, sets=(), **more):
         path = tmp_path / "t.yaml"
         path.write_text(textwrap.dedent(text) + "".join(f"{k}: {v}\n" for k, v in more.items()))
-        return config.load(path, sets)
+        return files.load(path, sets)
 
     return load
 
@@ -59,7 +59,7 @@ def test_a_resolved_trial_reads_back_equal(load):
         again = config.parse_trial(config.to_plain(trial), "trial")
         assert again == trial
         assert again.id == trial.id
-    assert config.parse_trial(__import__("yaml").safe_load(config.dump_yaml(config.to_plain(trial))), "t") == trial
+    assert config.parse_trial(__import__("yaml").safe_load(files.dump_yaml(config.to_plain(trial))), "t") == trial
 
 
 def test_the_id_hangs_on_what_decides_the_weights(load):
@@ -116,7 +116,7 @@ def test_a_trial_that_serves_two_tables_is_trained_once(tmp_path):
         )
     both = tmp_path / "both.yaml"
     both.write_text("name: both\ninclude: [a.yaml, b.yaml]\n")
-    e = config.load(both)
+    e = files.load(both)
     assert [t.name for t in e.tables] == ["a", "b"]
     found = entries(e)
     assert len(found) == 6
@@ -185,10 +185,10 @@ def test_overrides_are_checked_like_the_file(load, sets, message):
 
 def test_a_missing_file_names_the_shipped_ones(tmp_path):
     with pytest.raises(UserError, match="did you mean 'smoke'"):
-        config.load(tmp_path / "smokee.yaml")
+        files.load(tmp_path / "smokee.yaml")
 
 
 def test_shipped_experiments_load():
-    for path in sorted(config.SHIPPED.glob("*.yaml")):
+    for path in sorted(files.SHIPPED.glob("*.yaml")):
         if path.stem != "paper":
-            assert entries(config.load(path)), path
+            assert entries(files.load(path)), path

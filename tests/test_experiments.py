@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import config
+from harness import files
 from harness.errors import UserError
 from harness.matrix import entries
 from harness.report import PAPER_FAKES
 
-SHIPPED = sorted(p.stem for p in config.SHIPPED.glob("*.yaml") if p.stem != "paper")
+SHIPPED = sorted(p.stem for p in files.SHIPPED.glob("*.yaml") if p.stem != "paper")
 PAPER_TABLES = ("table1", "table2", "table3", "table4")
 ARMS = {  # of SN-DCGAN the paper has no "+ SEL" alone
     "table2": {"baseline", "sel", "align"},
@@ -22,15 +22,15 @@ def table(experiment, name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_file_loads_and_opens_with_its_command(name):
-    assert entries(config.load(name))
-    head = (config.SHIPPED / f"{name}.yaml").read_text().split("\nname:")[0]
+    assert entries(files.load(name))
+    head = (files.SHIPPED / f"{name}.yaml").read_text().split("\nname:")[0]
     assert f"python cli.py matrix experiments/{name}.yaml" in head
 
 
 @pytest.mark.parametrize("name", PAPER_TABLES)
 def test_a_table_of_the_paper_has_all_its_cells_and_its_protocol(name):
-    (t,) = config.load(name).tables
-    theirs = config.paper_results()[name]
+    (t,) = files.load(name).tables
+    theirs = files.paper_results()[name]
     assert t.paper == name
     assert set(t.settings) == set(theirs)
     for setting, rows in theirs.items():
@@ -44,7 +44,7 @@ def test_a_table_of_the_paper_has_all_its_cells_and_its_protocol(name):
 
 @pytest.mark.parametrize("name", ["full", "rehearsal", "rehearsal_emoji"])
 def test_a_trial_that_serves_several_tables_is_trained_once(name):
-    e = config.load(name)
+    e = files.load(name)
     assert [t.name for t in e.tables] == list(PAPER_TABLES)
     t1, t3, t4 = (table(e, n).cells for n in ("table1", "table3", "table4"))
 
@@ -61,7 +61,7 @@ def test_a_trial_that_serves_several_tables_is_trained_once(name):
 
 
 def test_the_rehearsal_is_the_full_matrix_shortened_by_one_factor():
-    full, small = config.load("full"), config.load("rehearsal")
+    full, small = files.load("full"), files.load("rehearsal")
     factors = set()
     for name in PAPER_TABLES:
         a, b = table(full, name), table(small, name)
@@ -79,12 +79,12 @@ def test_the_rehearsal_is_the_full_matrix_shortened_by_one_factor():
 
 
 def test_the_rehearsal_scores_without_a_download():
-    for e in entries(config.load("rehearsal_emoji")):
+    for e in entries(files.load("rehearsal_emoji")):
         assert {m.name for m in e.trial.eval.metrics} == {"fd_efficientnet_lite0", "disequilibrium"}
 
 
 def test_emoji_stand_in_ffhq_alone_and_their_file_can_be_named():
-    e = config.load("rehearsal_emoji", ["settings.ffhq.dataset.path=elsewhere/emoji.zip"])
+    e = files.load("rehearsal_emoji", ["settings.ffhq.dataset.path=elsewhere/emoji.zip"])
     for t in e.tables:
         for (setting, _), trials in t.cells.items():
             assert trials[0].dataset.name == ("image_zip" if setting == "ffhq" else "synthetic")
@@ -111,7 +111,7 @@ def load(tmp_path):
     def load(text, sets=()):
         (tmp_path / "part.yaml").write_text(PART)
         (tmp_path / "whole.yaml").write_text(text)
-        return config.load(tmp_path / "whole.yaml", sets)
+        return files.load(tmp_path / "whole.yaml", sets)
 
     return load
 

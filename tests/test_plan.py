@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from harness import config, plan
+from harness import config, files, plan
 from harness.config import Train
 from harness.errors import UserError
 from harness.matrix import entries
@@ -29,7 +29,7 @@ def experiment(tmp_path):
     def load(sets=(), text=TINY):
         path = tmp_path / "t.yaml"
         path.write_text(text)
-        return config.load(path, sets)
+        return files.load(path, sets)
 
     return load
 
@@ -96,19 +96,19 @@ def test_a_record_from_before_an_option_existed_still_counts(experiment):
 
 
 def test_paper256_has_a_published_speed_and_says_so():
-    cells = config.load("table1").tables[0].cells
+    cells = files.load("table1").tables[0].cells
     base = plan.speed(cells["ffhq", "baseline"][0], "gpu", [])
     full = plan.speed(cells["ffhq", "align"][0], "gpu", [])
     assert base.images_per_s == pytest.approx(1000 / 19.76)
     assert base.images_per_s / full.images_per_s == pytest.approx(1.3)
     assert "published" in base.source and "A100" in base.source
     assert plan.speed(cells["ffhq", "baseline"][0], "cpu", []) is None
-    narrow = config.load("table1", ["backbone.channel_base=8192"]).tables[0].cells["ffhq", "baseline"][0]
+    narrow = files.load("table1", ["backbone.channel_base=8192"]).tables[0].cells["ffhq", "baseline"][0]
     assert plan.speed(narrow, "gpu", []) is None
 
 
 def test_table1_takes_the_published_gpu_hours():
-    todo = entries(config.load("table1", ["seeds=[0]"]))
+    todo = entries(files.load("table1", ["seeds=[0]"]))
     found = plan.forecast(todo, "gpu", [])
     # 25,000 kimg x 2.47 s x 8 GPUs = 137.22 h; three baselines, six arms with 30 % more.
     assert found.hours == pytest.approx(137.222 * (3 + 6 * 1.3), rel=1e-4)

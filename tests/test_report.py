@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import config, report, tables
+from harness import files, report, tables
 from harness.errors import UserError
 from tests import fake_results as fake
 from tests.fake_results import finish, live, score
@@ -224,7 +224,7 @@ def test_reader_can_recompute_verdicts_from_the_csv(tmp_path):
     fake.fill(tmp_path, exp, images=False)
     rep = report.collect(exp, tmp_path)
     rows = list(csv.DictReader(io.StringIO(tables.results_csv(rep))))
-    paper, seen = config.paper_results(), set()
+    paper, seen = files.paper_results(), set()
 
     def values(place, metric):
         found = [r for r in rows if place in r["serves"].split() and r[metric]]
@@ -313,7 +313,7 @@ def test_numbers_carry_the_decimals_they_deserve(value, uncertainty, text):
 
 
 def test_the_papers_figures_are_all_there():
-    paper = config.paper_results()
+    paper = files.paper_results()
     flat = [
         v for t in paper.values() for column in t.values() for row in column.values() for v in (row["fid"], row["di"])
     ]

@@ -1,0 +1,206 @@
+"""Experiment files: YAML in, `harness.config` objects out. The only file that reads YAML.
+
+An experiment is a base trial, `settings` (named overrides: the columns of a table),
+`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments.
+A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from harness import plugins
+from harness.config import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
+from harness.errors import UserError
+from harness.schema import parse
+
+SHIPPED = Path(__file__).parent.parent / "experiments"
+
+
+@dataclass(frozen=True)
+class _File:
+    """The keys of an experiment file beside those of a trial."""
+
+    name: str
+    title: str = ""
+    paper: str | None = None
+    include: tuple[str, ...] | dict[str, Any] = ()  # files; as a mapping, with keys laid over each
+    preset: str | None = None
+    seeds: tuple[Annotated[int, ">= 0"], ...] = (0,)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arms: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    run: Run = field(default_factory=Run)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read and check an experiment file. `overrides` are `key=value` texts, checked like the YAML."""
+    sets = [_override(text) for text in overrides]
+    path = _locate(Path(path))
+    file, _ = _read(path, sets)
+    return Experiment(file.name, path, tuple(_tables(path, sets)), file.run)
+
+
+def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
+    """The trial `plain` with `key=value` texts laid over it, checked like any other."""
+    raw = copy.deepcopy(plain)
+    for key, value in map(_override, texts):
+        _set_trial(raw, key, value)
+    return parse_trial(raw, place)
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain data as YAML, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
+
+
+def paper_results() -> dict[str, Any]:
+    """The paper's own figures: table -> column -> row -> {fid, di}."""
+    return yaml.safe_load((SHIPPED / "paper.yaml").read_text())
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML would silently overwrite."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` may be overridden
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float | bool) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, str | int | float | bool) else str(key))
+        return super().construct_mapping(node, deep)
+
+
+def _locate(path: Path) -> Path:
+    """`path`, or the shipped experiment of that name (`smoke`, `experiments/smoke.yaml`)."""
+    for candidate in (path, SHIPPED / path.name, SHIPPED / f"{path.name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.stem for p in SHIPPED.glob("*.yaml") if p.stem != "paper")
+    raise UserError(f"{path}: no such experiment file{plugins.hint(path.stem, known)}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(e).split())}") from None
+    except OSError as e:
+        raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
+    return mapping(raw, str(path))
+
+
+def _tables(
+    path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, above: tuple[Path, ...] = ()
+) -> Iterator[Table]:
+    """The file's own table, or those of the files it includes; `over` lies on the file, `above` are its includers."""
+    file, base = _read(path, sets, over, included=bool(above))
+    if not file.include:
+        yield _table(file, base, sets, path)
+        return
+    if path in above:
+        raise UserError(f"{path}: include: leads back to this file; a file can't include itself")
+    parts = file.include if isinstance(file.include, dict) else dict.fromkeys(file.include, {})
+    for name, changes in parts.items():
+        changes = mapping({} if changes is None else changes, f"{path}: include.{name}")
+        laid = merge(base, changes, f"{path}: include.{name}")
+        yield from _tables(_locate(path.parent / name), sets, laid, (*above, path))
+
+
+def _read(
+    path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
+) -> tuple[_File, dict[str, Any]]:
+    """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
+    raw = merge(_read_yaml(path), over or {}, str(path))
+    known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
+    for key, value in sets:
+        head, _, rest = key.partition(".")
+        if head not in known:
+            raise UserError(f"--set {key}: unknown key{plugins.hint(head, known)}")
+        if head not in TRIAL_KEYS and not (included and _concerns_another(raw, head, rest)):
+            _assign(raw, key, value)
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}: {key}: unknown key{plugins.hint(str(key), known)}")
+    own = {k: v for k, v in raw.items() if k not in TRIAL_KEYS}
+    file: _File = parse(_File, {"name": path.stem, **own}, f"{path}: experiment")
+    base = preset(file.preset, f"{path}: preset") if file.preset else {}
+    return file, merge(base, {k: v for k, v in raw.items() if k in TRIAL_KEYS}, str(path))
+
+
+def _concerns_another(raw: dict[str, Any], head: str, rest: str) -> bool:
+    """Whether an override of the whole experiment is none of an included file: the includer's own name,
+    or a column or row that this table lacks."""
+    if head in ("settings", "arms"):
+        there = raw.get(head)
+        return not isinstance(there, dict) or rest.split(".")[0] not in there
+    return head in ("name", "title", "include")
+
+
+def preset(name: str, place: str) -> dict[str, Any]:
+    """A partial trial from experiments/presets/."""
+    known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
+    return _read_yaml(SHIPPED / "presets" / f"{name}.yaml")
+
+
+def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
+    arms = file.arms or {"trial": base.get("variants", {})}
+    settings = file.settings or {base.get("dataset", {}).get("name", "trial"): {}}
+    cells = {}
+    for setting, changes in settings.items():
+        for arm, variants in arms.items():
+            raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
+            raw["variants"] = named(variants, f"{path}: arms.{arm}")
+            for key, value in sets:
+                if key.split(".")[0] in TRIAL_KEYS:
+                    _set_trial(raw, key, value)
+            place = f"{path}: arm {arm}"
+            cells[setting, arm] = tuple(parse_trial({**copy.deepcopy(raw), "seed": s}, place) for s in file.seeds)
+    if not file.seeds or len(set(file.seeds)) < len(file.seeds):
+        raise UserError(f"{path}: seeds: {list(file.seeds)}: must be distinct and at least one")
+    return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, eq, value = text.partition("=")
+    if not eq or not key:
+        raise UserError(f"--set {text}: must be key=value, like train.total_kimg=1")
+    try:
+        return key.strip(), yaml.load(value, _Loader)
+    except yaml.YAMLError as e:
+        raise UserError(f"--set {text}: not readable as YAML: {' '.join(str(e).split())}") from None
+
+
+def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Apply one override to a trial; an option of a variant reaches the arms that have that variant."""
+    parts = key.split(".")
+    if parts[0] == "variants" and len(parts) > 2 and parts[1] not in raw["variants"]:
+        return
+    raw.update(merge(raw, _nested({key: value}), "--set"))
+
+
+def _assign(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = raw.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {key}: {parent!r} is no mapping")
+        raw = child
+    raw[last] = value
+
+
+def _nested(changes: dict[str, Any]) -> dict[str, Any]:
+    """{"train.total_kimg": 1} -> {"train": {"total_kimg": 1}}."""
+    out: dict[str, Any] = {}
+    for key, value in changes.items():
+        _assign(out, str(key), value)
+    return out
