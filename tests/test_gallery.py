@@ -33,6 +33,7 @@ def test_a_result_lists_the_pictures_that_lie_beside_it(tmp_path, arm, kinds):
     assert not (tmp_path / "figures" / "failed.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_costs_no_result(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no ink")

@@ -134,6 +134,7 @@ def test_pictures_are_sent_once_even_when_the_record_of_sending_is_lost(results)
     assert curve(mirror, A) == [(i, i) for i in range(3)]
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_rebuilt_by_sync(results, made):
     finish(write(results, A, range(2000), state="done"))
     write(results, B, range(3), state="interrupted")

@@ -129,6 +129,7 @@ def test_linear_decay_ends_at_zero():
     assert rates[1:] == pytest.approx([2e-4 * (1 - n / 64) for n in range(0, 56, 8)])
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     """Gradients, and so all weights, equal those of one process with the same microbatches."""
     from harness import checkpoint

@@ -27,7 +27,6 @@ TINY = """
     arms: {baseline: {}, sel: {sel: {}}, align: {sel: {}, align: {}}}
     labels: {sel: + SEL, align: + L_align}
     eval: {num_fakes: 64, batch_size: 16, metrics: [disequilibrium]}
-    run: {checkpoint_s: 0}
 """
 
 
@@ -85,7 +84,7 @@ def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_killed_in_mid_run_the_same_command_ends_with_the_same_digits(tiny, tmp_path):
-    plain = ("--local", "--tracking-uri", "off")
+    plain = ("--local", "--tracking-uri", "off", "--set", "run.checkpoint_s=0")
     run("matrix", tiny, *plain, "--results", "whole", cwd=tmp_path)
     killed = 0
     for wait_for in (3, 9, 25):
@@ -107,7 +106,9 @@ def test_killed_in_mid_run_the_same_command_ends_with_the_same_digits(tiny, tmp_
 
 @pytest.mark.slow
 def test_interrupted_it_saves_and_says_130(tiny, tmp_path):
-    process = start("matrix", tiny, "--local", "--set", "train.total_kimg=100", cwd=tmp_path)
+    process = start(
+        "matrix", tiny, "--local", "--set", "train.total_kimg=100", "--set", "run.checkpoint_s=0", cwd=tmp_path
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("results/trials/*/checkpoints/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.05)
