@@ -22,10 +22,10 @@ smoke: $(READY)
 	$(BIN)/python cli.py matrix experiments/smoke.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .

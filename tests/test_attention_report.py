@@ -12,6 +12,7 @@ import cli
 from harness import attention_figures, attention_report, config, files, trial
 from harness.matrix import entries
 
+pytestmark = pytest.mark.slow  # trains two tiny models first
 TINY = """
     name: tiny
     dataset: {name: synthetic, num_images: 64}

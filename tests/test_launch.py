@@ -148,6 +148,7 @@ def test_a_cluster_that_does_not_answer_is_refused_in_seconds(tmp_path, address)
 # ── under Ray ────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_continues_its_curve(short):
     trials = [{"name_": "fine"}, {"name_": "lost", "fault": "crash once"}]
     code, out, err = end(start(short, trials))
