@@ -426,6 +426,7 @@ def test_steps_are_bounded(pkl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(pickled.write(pkl, content()), "more than 1000 steps")
 
 
+@pytest.mark.slow
 def test_any_cut_or_broken_byte_is_read_or_refused(pkl: Path) -> None:
     """Fuzz: an import ends in a checkpoint or in one line, never in another exception."""
     good = pickled.write(pkl, content()).read_bytes()

@@ -56,7 +56,7 @@ def scores(folder):
     return list(csv.reader((folder / "tiny" / "tables" / "tiny.csv").read_text().splitlines()))
 
 
-def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path):
+def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path, capsys, monkeypatch):
     two = ("--set", "arms={baseline: {}, align: {sel: {}, align: {}}}")
     code, out, err = run("matrix", tiny, "--local", *two, cwd=tmp_path)
     assert code == 0, err
@@ -76,9 +76,9 @@ def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path):
         assert result["env"]["commit"]
     before = {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
     began = time.monotonic()
-    code, out, _ = run("matrix", tiny, *two, cwd=tmp_path)
-    assert code == 0
-    assert "2 finished before" in out
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["matrix", str(tiny), *two]) == 0
+    assert "2 finished before" in capsys.readouterr().out
     assert time.monotonic() - began < 30, "a finished matrix starts nothing"
     assert before == {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
 
