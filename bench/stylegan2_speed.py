@@ -9,10 +9,13 @@ An iteration is what train.py does: D step, R1 every so often, G step with the a
 `--r1-every` steps here and is weighed by the preset's own interval. Each measurement is a process of its own
 (its peak memory too), and arms alternate round by round, so that a busy machine slows all alike. `cpu-s` is
 processor time per image over all threads: it tells more than images/s while others use the machine.
+`--save` puts the figures into stylegan2_speed.json in place of older ones of the same cases, and all into .md.
 """
 
 import argparse
 import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -23,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 ARMS = ["baseline", "sel", "sel+align"]
+HERE = Path(__file__).parent
 RESOLUTION = {"tiny32": 32, "tiny64": 64, "paper256": 256, "stylegan2_cifar": 32}
 
 
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--save", action="store_true", help="keep the figures in bench/stylegan2_speed.json and .md")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -121,8 +125,41 @@ def main() -> None:
         rows.append({**row, **shared})
         figures = f"{row['images_per_s']:9.2f} {row['best']:7.2f} {row['cpu_s']:7.3f} {row['peak_mib']:9.0f}"
         print(f"{preset:10} {precision:9} {arm:12} {figures}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if args.save:
+        save(rows)
+
+
+CASE = ("device", "threads", "profile", "preset", "precision", "arm", "batch")
+
+
+def save(rows: list[dict[str, Any]]) -> None:
+    """Lay `rows` over those of earlier runs, and write all as a table."""
+    import torch
+
+    from harness.trial import commit
+
+    path = HERE / "stylegan2_speed.json"
+    origin = {
+        "commit": commit(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    old = json.loads(path.read_text()) if path.exists() else []
+    kept = {tuple(r[k] for k in CASE): r for r in [*old, *({**r, **origin} for r in rows)]}
+    path.write_text("[\n" + ",\n".join(map(json.dumps, kept.values())) + "\n]\n")
+    lines = [
+        "# StyleGAN2: images per second and peak memory of whole training iterations\n",
+        "`python bench/stylegan2_speed.py --save` (see its head); median over rounds, each a process of its own.\n",
+        "| device | preset | batch | precision | profile | arm | images/s | best | cpu-s | peak MiB | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in kept.values():
+        lines.append(
+            f"| {r['machine']}, {r['device']}, {r['threads']} threads | {r['preset']} | {r['batch'] or 'own'} "
+            f"| {r['precision']} | {r['profile']} | {r['arm']} | {r['images_per_s']:.2f} | {r['best']:.2f} "
+            f"| {r['cpu_s']:.3f} | {r['peak_mib']:.0f} | {r['commit']} |"
+        )
+    (HERE / "stylegan2_speed.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
