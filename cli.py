@@ -289,7 +289,7 @@ def ui(args: argparse.Namespace) -> int:
 
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import console
+    from harness import console, trained
     from harness import pictures as draw
     from harness.errors import UserError
 
@@ -298,7 +298,9 @@ def pictures(args: argparse.Namespace) -> int:
     if args.samplers and not args.out:
         raise UserError("pictures --samplers: --out: missing; give a folder")
     paths = draw.samplers(args.out) if args.samplers else []
-    paths += draw.of_trial(args.trial, args.out) if args.trial else []
+    if args.trial:
+        home = args.trial if args.trial.is_dir() else args.trial.parent.parent
+        paths += draw.of_model(trained.load(args.trial), args.out or home / "pictures")
     for path in paths:
         console.say(str(path))
     return 0

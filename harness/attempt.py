@@ -17,6 +17,10 @@ from harness.errors import UserError
 from harness.schedule import Ended
 
 
+class Fenced(Exception):
+    """A later attempt at this trial has begun; this one must write nothing more."""
+
+
 class Control:
     """What a trial sees of its driver: the `Control` of harness/trial.py."""
 
@@ -62,6 +66,13 @@ def bump(folder: Path) -> int:
     except OSError as e:
         raise UserError(f"{folder}: {e.strerror}; a trial needs a folder that can be written") from None
     return number
+
+
+def fence(folder: Path, number: int) -> None:
+    """Raise Fenced where the trial in `folder` belongs to another attempt than `number`."""
+    owner = _owner(folder)
+    if owner not in (None, number):
+        raise Fenced(f"attempt {number} was replaced by attempt {owner}")
 
 
 def _owner(folder: Path) -> int | None:

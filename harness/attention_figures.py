@@ -6,7 +6,7 @@ from typing import Any
 
 from harness import figures, pictures, probes
 from harness.figures import Curve
-from harness.trained import Trained
+from harness.model import Trained
 
 Measured = Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
 """The label of a trained model and its records of `probes.probe`, in the order of the table."""

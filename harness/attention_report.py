@@ -16,9 +16,9 @@ from harness.checkpoint import write_atomic
 from harness.config import Experiment
 from harness.errors import UserError
 from harness.matrix import Entry, entries
+from harness.model import Trained
 from harness.schema import plain
 from harness.tables import Grid, pipes
-from harness.trained import Trained
 from harness.variants import align
 
 Record = Mapping[str, Any]

@@ -15,9 +15,9 @@ from harness import figures, pictures
 from harness.config import Trial
 from harness.datasets import ImageSet
 from harness.generator import SpatialGenerator
+from harness.model import Trained
 from harness.probes import AMPLITUDES, correlation
 from harness.rng import stream
-from harness.trained import Trained
 
 LEVEL = 8  # the resolution of the attention that is shown over noise and over time
 SNAPSHOTS = 5  # rows of the picture over time

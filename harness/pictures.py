@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from harness import attention, figures, heatmaps, trained
+from harness import attention, figures, heatmaps
 from harness.figures import Pixels
 from harness.generator import Fakes, Heatmaps
 from harness.heatmaps import RELEASE, HeatmapOptions, Regions
+from harness.model import Trained
 from harness.rng import Streams, stream
 from harness.schema import parse
 from harness.train import batch, to_device
-from harness.trained import Trained
 
 SIDE = 96  # pixels of a shown image; larger images stay as they are
 COLUMNS = 8  # images in a row
@@ -83,11 +83,8 @@ def places(options: HeatmapOptions, centers: Tensor, size: int) -> NDArray[np.fl
 # ── a trained model ──────────────────────────────────────────────────────────
 
 
-def of_trial(folder: Path, out: Path | None = None) -> list[Path]:
-    """All pictures of the trained model in a trial's `folder` (see `trained.load`), into `out` (default:
-    pictures/ in the folder). Those that need heatmaps are left out for a baseline."""
-    model = trained.load(folder)
-    out = out or (folder if folder.is_dir() else folder.parent.parent) / "pictures"
+def of_model(model: Trained, out: Path) -> list[Path]:
+    """All pictures of a trained model, into `out`. Those that need heatmaps are left out for a baseline."""
     paths = [samples(model, out), attention_on_reals(model, out), attention_on_fakes(model, out)]
     options = heatmap_options(model)
     if options is not None and options.sampler in REGIONAL:

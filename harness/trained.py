@@ -1,31 +1,14 @@
 """A trained model read back from its trial's folder: for scoring, sampling, pictures and editing."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from backbones import Discriminator
 from harness import checkpoint, files
-from harness.config import Trial
-from harness.datasets import ImageSet
 from harness.errors import UserError
-from harness.generator import SpatialGenerator
+from harness.model import Trained
 from harness.trial import build, classes, load_data
-
-
-@dataclass(frozen=True)
-class Trained:
-    """`g` (EMA where the trial keeps one) and `d` in eval mode after `nimg` images, with the data they saw."""
-
-    trial: Trial
-    g: SpatialGenerator
-    d: Discriminator
-    weights: str  # "ema" or "raw": which G this is
-    data: ImageSet
-    heldout: ImageSet | None
-    nimg: int
 
 
 def load(

@@ -16,7 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import Discriminator
-from harness import checkpoint, config, files, plugins
+from harness import checkpoint, config, files, gallery, plugins
+from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
 from harness.errors import Diverged, UserError
@@ -44,10 +45,6 @@ class Control(Protocol):
 
 class Interrupted(Exception):
     """The trial was asked to stop; what it had is saved."""
-
-
-class Fenced(Exception):
-    """Another attempt at this trial has begun; this one must write nothing more."""
 
 
 def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
@@ -110,12 +107,7 @@ class Live:
             raise Interrupted
 
     def fence(self) -> None:
-        try:
-            owner = int((self.folder / "attempt").read_text())
-        except (OSError, ValueError):
-            return
-        if owner != self.attempt:
-            raise Fenced(f"attempt {self.attempt} was replaced by attempt {owner}")
+        fence(self.folder, self.attempt)
 
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
@@ -275,8 +267,6 @@ def score(
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    from harness import gallery
-
     ema = state.g_ema if trial.eval.weights != "raw" else None
     model = gallery.trained(trial, ema or state.g, state.d, data, "ema" if ema else "raw", state.nimg)
     return gallery.draw(model, folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones import Discriminator
-from harness import checkpoint, config
+from harness import checkpoint, config, gallery
 from harness.config import Trial
 from harness.datasets import ImageSet
 from harness.errors import Diverged
@@ -101,8 +101,6 @@ class Upkeep:
     @torch.no_grad()
     def sample(self, state: State) -> None:
         """Draw the grid of fixed latents, labels and heatmaps, and score a few fakes and reals."""
-        from harness import gallery  # it reads trained models, and so what trains them
-
         g, d = (state.g_ema or state.g).eval(), state.d.eval()
         fakes = self._fakes(g, "grid", GRID, state.pl_mean.device)
         path = self.folder / "samples" / f"{state.nimg:09d}.png"

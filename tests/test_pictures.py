@@ -63,8 +63,8 @@ def test_a_ring_stands_where_the_heatmap_peaks(changes: dict) -> None:
     [("sn_dcgan", "baseline", False), ("sn_dcgan", "flatten", True), ("stylegan2", "align", False)],
 )
 def test_a_trial_is_drawn_whole(tmp_path: Path, backbone: str, arm: str, conditional: bool) -> None:
-    folder = saved(tmp_path, tiny.trial(backbone, arm, conditional))
-    paths = pictures.of_trial(folder)
+    model = trained.load(saved(tmp_path, tiny.trial(backbone, arm, conditional)))
+    paths = pictures.of_model(model, tmp_path / "pictures")
     assert {p.stem for p in paths} == ALWAYS | (SPATIAL if arm != "baseline" else set())
 
 
@@ -77,7 +77,8 @@ def test_the_same_call_makes_the_same_pixels(tmp_path: Path, backbone: str) -> N
 
 def test_noise_has_no_centres_to_move(tmp_path: Path) -> None:
     noise = {"sel": {"heatmaps": {"sampler": "gaussian_noise"}}}
-    paths = pictures.of_trial(saved(tmp_path, tiny.trial("sn_dcgan", "sel", variants=noise)))
+    model = trained.load(saved(tmp_path, tiny.trial("sn_dcgan", "sel", variants=noise)))
+    paths = pictures.of_model(model, tmp_path / "pictures")
     assert {p.stem for p in paths} == ALWAYS
 
 
