@@ -13,6 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones import stylegan2
+from harness.heatmaps import RELEASE
+from harness.schema import parse
+from harness.variants import sel
+
 SOURCE = "raise SystemExit('the source in a pickle was run')\n"
 
 
@@ -106,3 +111,49 @@ def discriminator(config: dict[str, Any], tensors: dict[str, Tensor], **more: An
         "Discriminator", tensors, **{k: config[k] for k in keys}, block_kwargs={}, mapping_kwargs={},
         epilogue_kwargs={"mbstd_group_size": config["mbstd_group_size"]}, **more,
     )  # fmt: skip
+
+
+# ── a whole small file ───────────────────────────────────────────────────────
+
+SIZES: dict[str, Any] = {
+    "z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 32, "img_channels": 3, "mapping_num_layers": 2,
+    "channel_base": 128, "channel_max": 8, "mbstd_group_size": 4,
+}  # fmt: skip
+
+
+def state(c_dim: int = 0, architecture: Any = "resnet", seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Reference-style states of a small G and D: ours with the filters that are constants here."""
+    torch.manual_seed(seed)
+    options = stylegan2.Options(8, 8, 2, channel_base=128, channel_max=8, architecture=architecture)
+    g, d = stylegan2.build(options, 32, c_dim)
+    made = []
+    for module in (g, d):
+        tensors = {k: torch.randn_like(v) for k, v in module.state_dict().items()}
+        filters = {f"{k.removesuffix('weight')}resample_filter": FILTER for k in tensors if "conv0.weight" in k}
+        made.append(tensors | filters)
+    return made[0], made[1]
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """A whole small pickle's content; G_ema is not G."""
+    sizes = SIZES | {k: changes.pop(k) for k in ("c_dim",) if k in changes}
+    (g, d), (raw, _) = state(sizes["c_dim"]), state(sizes["c_dim"], seed=1)
+    return {
+        "G": generator(sizes, raw),
+        "D": discriminator(sizes, d),
+        "G_ema": generator(sizes, g),
+        "training_set_kwargs": easy({"class_name": "training.dataset.ImageFolderDataset", "path": "/a/cats.zip"}),
+        "augment_pipe": None,
+        **changes,
+    }
+
+
+def eqgan(seed: int = 0) -> dict[str, Tensor]:
+    """State of a small G with SELs under the released code's names."""
+    g, _ = state(seed=seed)
+    backbone, _ = stylegan2.build(stylegan2.Options(8, 8, 2, channel_base=128, channel_max=8), 32, 0)
+    options = parse(sel.Options, {"profile": "release", **sel.PROFILES["release"], "heatmaps": RELEASE}, "test")
+    encoder = sel.encoder(backbone.sites, 32, options)
+    assert isinstance(encoder, sel.SelEncoder)
+    own = encoder.state_dict()
+    return g | {theirs: own[ours] for ours, theirs in sel.reference_names(encoder).items()}

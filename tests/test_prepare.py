@@ -22,7 +22,7 @@ from PIL import Image
 from harness.datasets import _archive, image_zip
 from harness.errors import UserError
 from harness.prepare import prepare
-from tests.test_datasets import ZIP, noise, one_line, png, pngs, write_zip
+from tests.image_files import ZIP, noise, one_line, png, pngs, write_zip
 
 TARBALL = Path(os.environ.get("EMOJI_TARBALL", "data/emoji-datasource-google-16.0.0.tgz"))
 

@@ -15,7 +15,7 @@ from harness.datasets import ImageSet
 from harness.errors import UserError
 from harness.schema import parse
 from tests import cifar_files
-from tests.test_datasets import pngs, write_zip
+from tests.image_files import pngs, write_zip
 
 NAMES = plugins.names("harness.datasets")
 

@@ -1,7 +1,5 @@
-"""Network pickles: read as data, mapped whole or refused in one line."""
+"""Network pickles that are refused: in one line, soon, and without running anything of them."""
 
-import io
-import json
 import os
 import pickle
 import struct
@@ -15,47 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import cli
-from backbones import stylegan2
-from harness import checkpoint, config, pickles, published, weights
+from harness import published, weights
 from harness.errors import UserError
-from harness.heatmaps import RELEASE
-from harness.schema import parse
-from harness.variants import sel
 from tests import network_pickles as pickled
-
-SIZES: dict[str, Any] = {
-    "z_dim": 8, "c_dim": 0, "w_dim": 8, "img_resolution": 32, "img_channels": 3, "mapping_num_layers": 2,
-    "channel_base": 128, "channel_max": 8, "mbstd_group_size": 4,
-}  # fmt: skip
-
-
-def state(c_dim: int = 0, architecture: Any = "resnet", seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Reference-style states of a small G and D: ours with the filters that are constants here."""
-    torch.manual_seed(seed)
-    options = stylegan2.Options(8, 8, 2, channel_base=128, channel_max=8, architecture=architecture)
-    g, d = stylegan2.build(options, 32, c_dim)
-    made = []
-    for module in (g, d):
-        tensors = {k: torch.randn_like(v) for k, v in module.state_dict().items()}
-        filters = {f"{k.removesuffix('weight')}resample_filter": pickled.FILTER for k in tensors if "conv0.weight" in k}
-        made.append(tensors | filters)
-    return made[0], made[1]
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    """A whole small pickle's content; G_ema is not G."""
-    sizes = SIZES | {k: changes.pop(k) for k in ("c_dim",) if k in changes}
-    (g, d), (raw, _) = state(sizes["c_dim"]), state(sizes["c_dim"], seed=1)
-    return {
-        "G": pickled.generator(sizes, raw),
-        "D": pickled.discriminator(sizes, d),
-        "G_ema": pickled.generator(sizes, g),
-        "training_set_kwargs": pickled.easy(
-            {"class_name": "training.dataset.ImageFolderDataset", "path": "/a/cats.zip"}
-        ),
-        "augment_pipe": None,
-        **changes,
-    }
+from tests.network_pickles import SIZES, content, eqgan, state
 
 
 def refused(path: Path, *words: str) -> None:
@@ -74,144 +35,6 @@ def refused(path: Path, *words: str) -> None:
 @pytest.fixture
 def pkl(tmp_path: Path) -> Path:
     return tmp_path / "network.pkl"
-
-
-# ── what is imported ─────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_tensor_arrives_whatever_the_protocol(pkl: Path, protocol: int) -> None:
-    given = content()
-    pickled.write(pkl, given, protocol)
-    made = weights.import_weights(pkl, pkl.with_suffix(".safetensors"))
-    saved = checkpoint.read(made.file)
-    for key, head in (("G", "g/backbone."), ("G_ema", "g_ema/backbone."), ("D", "d/")):
-        expected = {k: v for k, v in given[key].state_dict().items() if not k.endswith("resample_filter")}
-        arrived = {k.removeprefix(head): v for k, v in saved.tensors.items() if k.startswith(head)}
-        assert arrived.keys() == expected.keys()
-        assert all(torch.equal(arrived[k], expected[k]) for k in expected)
-    assert made.notes == [] and saved.meta["imported"]["file"] == "network.pkl"
-    assert config.parse_trial(saved.meta["config"], "test") == made.trial
-    assert made.trial.dataset.options.path == Path("cats.zip")
-
-
-def test_recorded_arguments_become_options(pkl: Path) -> None:
-    g, d = state()
-    net = pickled.generator(SIZES, g, conv_clamp=256, num_fp16_res=4)
-    pickled.write(
-        pkl, content(G=net, G_ema=net, D=pickled.discriminator(SIZES | {"mbstd_group_size": 8}, d, conv_clamp=256))
-    )
-    options = weights.import_weights(pkl, pkl.with_suffix(".safetensors")).trial.backbone.options
-    assert (options.conv_clamp, options.num_fp16_res, options.mbstd_group) == (256.0, 4, 8)
-    assert (options.channel_base, options.channel_max, options.mapping_layers) == (128, 8, 2)
-
-
-def test_memory_layouts_and_half_precision_keep_values(pkl: Path) -> None:
-    given = content()
-    net = given["G_ema"]
-    conv = net.synthesis.b8.conv1
-    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
-    conv.bias.data = conv.bias.data.half()
-    net.synthesis.b8.torgb.weight.data = torch.arange(96.0)[8:56:2].reshape(3, 8, 1, 1)
-    pickled.write(pkl, given)
-    tensors = checkpoint.read(weights.import_weights(pkl, pkl.with_suffix(".safetensors")).file).tensors
-    for name in ("conv1.weight", "conv1.bias", "torgb.weight"):
-        expected = net.get_parameter(f"synthesis.b8.{name}").float()
-        assert torch.equal(tensors[f"g_ema/backbone.synthesis.b8.{name}"], expected)
-
-
-def test_the_cifar_recipe_has_a_plain_discriminator_and_keeps_no_average(pkl: Path) -> None:
-    g, d = state(architecture="orig")
-    del g["mapping.w_avg"]
-    net = pickled.generator(SIZES, g)
-    net._init_kwargs["mapping_kwargs"]["w_avg_beta"] = None
-    pickled.write(pkl, content(G=net, G_ema=net, D=pickled.discriminator(SIZES, d, architecture="orig")))
-    made = weights.import_weights(pkl, pkl.with_suffix(".safetensors"))
-    assert made.trial.backbone.options.architecture == "orig"
-    assert len(made.notes) == 1 and "w_avg" in made.notes[0]
-
-
-def eqgan(seed: int = 0) -> dict[str, Tensor]:
-    """State of a small G with SELs under the released code's names."""
-    g, _ = state(seed=seed)
-    backbone, _ = stylegan2.build(stylegan2.Options(8, 8, 2, channel_base=128, channel_max=8), 32, 0)
-    options = parse(sel.Options, {"profile": "release", **sel.PROFILES["release"], "heatmaps": RELEASE}, "test")
-    encoder = sel.encoder(backbone.sites, 32, options)
-    assert isinstance(encoder, sel.SelEncoder)
-    own = encoder.state_dict()
-    return g | {theirs: own[ours] for ours, theirs in sel.reference_names(encoder).items()}
-
-
-def test_eqgan_becomes_sel_in_its_release_profile(pkl: Path) -> None:
-    net = pickled.generator(SIZES, eqgan())
-    pickled.write(pkl, content(G=net, G_ema=net))
-    made = weights.import_weights(pkl, pkl.with_suffix(".safetensors"))
-    assert made.trial.variant("sel").profile == "release" and made.notes == []
-    assert any(name.startswith("g_ema/encoder.layers.b4_conv1") for name in checkpoint.read(made.file).tensors)
-
-
-def test_eqgan_code_without_sel_is_a_baseline(pkl: Path) -> None:
-    """That code makes the heatmap encoders even then; they do nothing."""
-    tensors = {k: v for k, v in eqgan().items() if ".sel." not in k}
-    net = pickled.generator(SIZES, tensors)
-    pickled.write(pkl, content(G=net, G_ema=net))
-    made = weights.import_weights(pkl, pkl.with_suffix(".safetensors"))
-    assert made.trial.variants == () and len(made.notes) == 1 and "hm_conv" in made.notes[0]
-
-
-def test_what_is_left_behind_is_told(pkl: Path) -> None:
-    given = content(augment_pipe=pickled.network("AugmentPipe", {"p": torch.ones(())}), extra=[1, 2])
-    given["D"]._init_kwargs["block_kwargs"]["freeze_layers"] = 3
-    pickled.write(pkl, given)
-    notes = weights.import_weights(pkl, pkl.with_suffix(".safetensors")).notes
-    assert [n.split(":")[0] for n in notes] == ["D", "augment_pipe", "extra"]
-    assert "freeze_layers = 3" in notes[0]
-
-
-def test_heatmaps_hooks_and_other_belongings_of_modules_are_passed_over(pkl: Path) -> None:
-    given = content()
-    d: Any = given["D"]
-    d.heatmaps = {"b8": torch.zeros(2, 1, 4, 4)}
-    d.register_forward_hook(d.extra_repr)  # pickles as a call of getattr
-    d.kinds = {torch.float16, "a"}
-    pickled.write(pkl, given)
-    assert weights.import_weights(pkl, pkl.with_suffix(".safetensors")).notes == []
-
-
-def test_a_folder_is_laid_out_like_a_trial(pkl: Path) -> None:
-    folder = pickled.write(pkl, content()).parent / "imported"
-    made = weights.import_weights(pkl, folder)
-    saved = checkpoint.load_latest(folder / "checkpoints")
-    assert saved is not None and made.file.parent == folder / "checkpoints"
-    with pytest.raises(UserError, match="holds checkpoints already"):
-        weights.import_weights(pkl, folder)
-
-
-def test_images_seen_are_read_off_the_usual_file_name(pkl: Path) -> None:
-    path = pickled.write(pkl.with_name("network-snapshot-025000.pkl"), content())
-    assert checkpoint.read(weights.import_weights(path, path.with_suffix(".safetensors")).file).meta["nimg"] == 25e6
-
-
-@pytest.mark.parametrize("arm", ["baseline", "sel", "conditional"])
-def test_from_pickle_to_score(pkl: Path, arm: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setenv("NASHBOARD_CACHE", str(pkl.parent / "cache"))
-    net = pickled.generator(SIZES, eqgan())
-    arms: dict[str, dict[str, Any]] = {"baseline": {}, "sel": {"G": net, "G_ema": net}, "conditional": {"c_dim": 10}}
-    pickled.write(pkl, content(**arms[arm]))
-    assert cli.main(["import-weights", str(pkl)]) == 0
-    file, scored = pkl.with_suffix(".safetensors"), pkl.with_suffix(".json")
-    assert str(file) in capsys.readouterr().out
-    data = ["--set", "dataset.name=synthetic", "--set", "dataset.num_images=64"]
-    words = ["eval", str(file), "--metrics", "disequilibrium", "--num-fakes", "64", "--device", "cpu"]
-    assert cli.main([*words, *data, "--out", str(scored)]) == 0
-    records = json.loads(scored.read_text())
-    assert records["di"]["protocol"]["weights"] == "ema" and records["di"]["value"] != 0
-    other = {"sel": "dataset.resolution=64", "baseline": "conditional=true", "conditional": "conditional=false"}[arm]
-    assert cli.main([*words, *data, "--set", other]) == 2
-    assert "does not fit" in capsys.readouterr().err
-
-
-# ── what is refused ──────────────────────────────────────────────────────────
 
 
 def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
@@ -451,15 +274,3 @@ def test_any_cut_or_broken_byte_is_read_or_refused(pkl: Path) -> None:
             assert str(e).isprintable()
             ends["refused"] += 1
     assert min(ends.values()) > 5
-
-
-def test_the_reader_agrees_with_python_on_plain_data() -> None:
-    """The interpreter against an independent one."""
-    value = {"a": [1, -2, 2**70, 1.5, True, None, b"x" * 300], "b": ("t", (), {"k": {}}, "ü"), 3: [[], "long" * 100]}
-    value["again"] = value["a"]
-    for protocol in (2, 3, 4, 5):
-        if protocol == 2:
-            value = {k: v for k, v in value.items() if k != "a" and k != "again"}  # bytes are a call there
-        assert pickles.Reader(10_000).read(io.BytesIO(pickle.dumps(value, protocol))) == value
-    with pytest.raises(pickles.Refused, match="names os.getcwd|names posix.getcwd"):
-        pickles.Reader(10).read(pickle.dumps(os.getcwd))
