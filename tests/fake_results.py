@@ -175,7 +175,7 @@ def _finish_one(results, t, setting, arm, images):
 def _draw(path, seed, progress, gain):
     """A grid of blurred discs: plain shapes that sharpen with training."""
     rng = np.random.default_rng(seed)
-    size, cells = 32, 8
+    size, cells = 16, 8
     yy, xx = np.mgrid[0:size, 0:size] / size
     sheet = np.zeros((size * cells, size * cells, 3))
     for i in range(cells):

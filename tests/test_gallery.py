@@ -22,6 +22,7 @@ def run(tmp_path, *args, **over):
     return json.loads((tmp_path / "result.json").read_text())
 
 
+@pytest.mark.slow  # tests/e2e has a whole trial of either arm in the fast set
 @pytest.mark.parametrize(("arm", "kinds"), [("baseline", ALWAYS), ("align", ALWAYS | EDITS)])
 def test_a_result_lists_the_pictures_that_lie_beside_it(tmp_path, arm, kinds):
     result = run(tmp_path, "sn_dcgan", arm, train={"total_kimg": 0.032, "snapshot_kimg": 0.016})

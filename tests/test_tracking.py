@@ -24,17 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pyd
 A, B = entry(name_="baseline"), entry(name_="sel")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A fresh database, migrated once and copied by each test."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._create(path, path.parent / "mlartifacts")
-    return path
-
-
 @pytest.fixture
-def results(tmp_path, made):
-    shutil.copy(made, tmp_path / "mlflow.db")
+def results(tmp_path, mlflow_db):
+    shutil.copy(mlflow_db, tmp_path / "mlflow.db")
     return tmp_path
 
 
@@ -135,13 +127,13 @@ def test_pictures_are_sent_once_even_when_the_record_of_sending_is_lost(results)
 
 
 @pytest.mark.slow
-def test_a_deleted_database_is_rebuilt_by_sync(results, made):
+def test_a_deleted_database_is_rebuilt_by_sync(results, mlflow_db):
     finish(write(results, A, range(2000), state="done"))
     write(results, B, range(3), state="interrupted")
     fresh(results)
     for leftover in results.glob("mlflow.db*"):
         leftover.unlink()
-    shutil.copy(made, results / "mlflow.db")
+    shutil.copy(mlflow_db, results / "mlflow.db")
     assert sync(results, "x", (A, B), note="| a | b |") == default_uri(results)
     mirror = fresh(results)
     assert curve(mirror, A) == [(i, i) for i in range(2000)] and len(curve(mirror, B)) == 3

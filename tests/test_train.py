@@ -48,20 +48,32 @@ CASES = [
 ]
 
 
+def keeping(*moments):
+    """An upkeep that keeps the tensors of those moments, and where it keeps them."""
+    kept = {}
+
+    def upkeep(state):
+        if state.nimg in moments:
+            kept[state.nimg] = {k: v.clone() for k, v in state.tensors().items()}
+        return False
+
+    return upkeep, kept
+
+
 @pytest.mark.parametrize(("backbone", "arm", "conditional"), CASES)
 def test_a_resumed_trial_is_the_uninterrupted_one_bit_for_bit(backbone, arm, conditional):
     trial = tiny.trial(backbone, arm, conditional)
-    whole = run(trial).tensors()
-    for at in (24, 40):  # across every phase of lazy R1 and path length
-        saved = {}
+    upkeep, kept = keeping(24, 40)  # across every phase of lazy R1 and path length
+    whole = run(trial, upkeep).tensors()
+    for at, tensors in kept.items():
+        assert_equal(run(trial, resume=(tensors, at)).tensors(), whole)
 
-        def stop(state, at=at, saved=saved):
-            if state.nimg == at:
-                saved.update({k: v.clone() for k, v in state.tensors().items()})
-            return state.nimg == at
 
-        run(trial, stop)
-        assert_equal(run(trial, resume=(saved, at)).tensors(), whole)
+def test_a_stopped_trial_is_the_beginning_of_the_whole():
+    trial = tiny.trial("sn_dcgan", "align")
+    upkeep, kept = keeping(24)
+    run(trial, upkeep)
+    assert_equal(run(trial, lambda state: state.nimg == 24).tensors(), kept[24])
 
 
 @pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])

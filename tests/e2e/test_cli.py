@@ -1,9 +1,12 @@
-"""The command line as a user meets it: real processes, real files."""
+"""The command line as a user meets it: real files, and real processes where they matter."""
 
+import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -15,6 +18,7 @@ import pytest
 
 import cli
 from tests.cifar_files import write_archive
+from tests.test_gallery import ALWAYS, EDITS
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
@@ -56,15 +60,21 @@ def scores(folder):
     return list(csv.reader((folder / "tiny" / "tables" / "tiny.csv").read_text().splitlines()))
 
 
-def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path, capsys, monkeypatch):
-    two = ("--set", "arms={baseline: {}, align: {sel: {}, align: {}}}")
-    code, out, err = run("matrix", tiny, "--local", *two, cwd=tmp_path)
-    assert code == 0, err
+@pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
+def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path, mlflow_db, capsys, monkeypatch):
+    words = ["matrix", str(tiny), "--local", "--set", "arms={baseline: {}, align: {sel: {}, align: {}}}"]
+    folder = tmp_path / "results"
+    folder.mkdir()
+    shutil.copy(mlflow_db, folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
     assert "Baseline" in out
     assert "+ L_align" in out
-    folder = tmp_path / "results"
     assert {p.suffix for p in (folder / "tiny" / "tables").iterdir()} == {".md", ".csv", ".tex"}
-    assert (folder / "mlflow.db").exists()
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db:
+        assert db.execute("select count(*) from metrics where key = 'loss/g'").fetchone()[0] == 2 * 4
     results = [json.loads(p.read_text()) for p in folder.glob("trials/*/result.json")]
     assert len(results) == 2
     for result in results:
@@ -74,13 +84,24 @@ def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path, capsys,
         assert len(result["samples"]) == 3
         assert {"loss/d", "loss/g", "scores/real_min", "scores/fake_max", "eval/di"} <= set(result["series"])
         assert result["env"]["commit"]
+        home = folder / "trials" / result["id"]
+        assert set(result["figures"]) == ALWAYS | (EDITS if result["config"]["variants"] else set())
+        assert all((home / path).stat().st_size > 10_000 for path in result["figures"].values())
+        assert not (home / "figures" / "failed.txt").exists()
     before = {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
     began = time.monotonic()
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["matrix", str(tiny), *two]) == 0
+    assert cli.main(words) == 0
     assert "2 finished before" in capsys.readouterr().out
     assert time.monotonic() - began < 30, "a finished matrix starts nothing"
     assert before == {p: p.read_bytes() for p in folder.glob("trials/*/result.json")}
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_makes_everything_from_nothing(tiny, tmp_path):
+    code, out, err = run("matrix", tiny, "--local", "--set", "arms={baseline: {}}", cwd=tmp_path)
+    assert code == 0, err
+    assert "Baseline" in out
+    assert (tmp_path / "results" / "mlflow.db").exists()
 
 
 @pytest.mark.slow
@@ -131,7 +152,7 @@ def test_cifar10_in_its_genuine_format_trains_end_to_end(tiny, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
     sets = ["dataset.name=cifar10", "dataset.path=cifar-10-python.tar.gz", "dataset.expect_full=false"]
-    sets += ["conditional=true", "arms={align: {sel: {}, align: {}}}"]
+    sets += ["conditional=true", "arms={align: {sel: {}, align: {}}}", "train.total_kimg=0.032"]
     words = [word for s in sets for word in ("--set", s)]
     assert cli.main(["matrix", str(tiny), "--local", "--tracking-uri", "off", *words]) == 0
     result = json.loads(next(tmp_path.glob("results/trials/*/result.json")).read_text())
