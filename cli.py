@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from harness.report import Report
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("nashboard", description=DESCRIPTION)
+    top = Parser("nashboard", description=DESCRIPTION)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, what: str, experiment: bool = True) -> argparse.ArgumentParser:
@@ -102,8 +109,8 @@ def matrix(args: argparse.Namespace) -> int:
         return str(result["status"]) if result else None
 
     unfinished = [e for e in todo if finished(e) is None]
-    checkpoint.check_writable(results / experiment.name)
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
+    checkpoint.check_writable(results / experiment.name)
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     words = {e.id: str(finished(e)) for e in todo}
     if unfinished:
@@ -132,8 +139,11 @@ def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
     from harness import console, files, trial
     from harness import plan as plans
+    from harness.errors import UserError
     from harness.matrix import entries
 
+    if min(args.gpus) < 1:
+        raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment = files.load(args.experiment, args.set)
     every = entries(experiment)
     states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
@@ -220,16 +230,20 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import console, evaluate, tables, trained
-    from harness.checkpoint import write_atomic
+    from harness import checkpoint, console, evaluate, tables, trained
+    from harness.errors import UserError
 
     _use_inception_weights(args)
     sets = list(args.set)
-    if args.num_fakes:
+    if args.num_fakes is not None:
         sets.append(f"eval.num_fakes={args.num_fakes}")
     cuda = args.device != "cpu" and torch.cuda.is_available()
     model = trained.load(args.model, "cuda" if cuda else "cpu", sets, args.metrics.split(",") if args.metrics else ())
     evaluate.check(model.trial.eval, model.data, model.heldout)
+    if args.out:
+        if args.out.is_dir():
+            raise UserError(f"--out {args.out}: is a folder; name a file")
+        checkpoint.check_writable(args.out.parent, "--out")
     with console.counting("images") as progress:
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
@@ -241,7 +255,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     ]
     console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
     if args.out:
-        write_atomic(args.out, json.dumps(records, indent=1).encode())
+        checkpoint.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0
 
 
@@ -266,7 +280,7 @@ def import_weights(args: argparse.Namespace) -> int:
     """Turn a network pickle into a checkpoint, and say what it holds and what was left behind."""
     from harness import console, weights
 
-    made = weights.import_weights(args.pickle, args.out or args.pickle.with_suffix(".safetensors"))
+    made = weights.import_weights(args.pickle, args.out or args.pickle.parent / f"{args.pickle.stem}.safetensors")
     parts = " + ".join([made.trial.backbone.name, *(v.name for v in made.trial.variants)])
     kind = "conditional" if made.trial.conditional else "unconditional"
     console.say(f"{args.pickle}: {parts}, {made.resolution}x{made.resolution}, {kind}")
@@ -289,7 +303,7 @@ def ui(args: argparse.Namespace) -> int:
 
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import console, trained
+    from harness import checkpoint, console, trained
     from harness import pictures as draw
     from harness.errors import UserError
 
@@ -297,10 +311,11 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
     if args.samplers and not args.out:
         raise UserError("pictures --samplers: --out: missing; give a folder")
-    paths = draw.samplers(args.out) if args.samplers else []
-    if args.trial:
-        home = args.trial if args.trial.is_dir() else args.trial.parent.parent
-        paths += draw.of_model(trained.load(args.trial), args.out or home / "pictures")
+    model = trained.load(args.trial) if args.trial else None
+    out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
+    checkpoint.check_writable(out, "--out")
+    paths = draw.samplers(out) if args.samplers else []
+    paths += draw.of_model(model, out) if model else []
     for path in paths:
         console.say(str(path))
     return 0
@@ -328,9 +343,10 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> None:
     """Write the report's files and print its tables."""
-    from harness import console, tables
+    from harness import checkpoint, console, tables
     from harness.report import write
 
+    checkpoint.check_writable(args.results / rep.experiment.name)
     written = write(rep, args.results.absolute())
     for t in rep.tables:
         grid = tables.grid(t)
@@ -341,13 +357,16 @@ def _show_report(args: argparse.Namespace, rep: "Report") -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness.errors import UserError
+    from harness.errors import Diverged, UserError
 
     try:
         return int(globals()[args.verb.replace("-", "_")](args))
     except UserError as e:
         print(f"nashboard: {e}", file=sys.stderr)
         return e.exit_code
+    except Diverged as e:
+        print(f"nashboard: {e}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

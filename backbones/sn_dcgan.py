@@ -26,9 +26,9 @@ _BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhe
 
 @dataclass(frozen=True)
 class Options:
-    z_dim: Annotated[int, ">= 1"] = 128
+    z_dim: Annotated[int, ">= 1, <= 65536"] = 128
     latent: Literal["uniform", "normal"] = "uniform"  # uniform on [-1, 1), as the authors' code
-    width: Annotated[float, "> 0"] = 1.0  # multiplies every channel count of G and D
+    width: Annotated[float, "> 0, <= 64"] = 1.0  # multiplies every channel count of G and D
     d_layout: Literal["A", "B"] = "A"
     d_slope: Annotated[float, ">= 0, < 1"] = 0.1  # of D's leaky ReLU
 

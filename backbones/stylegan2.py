@@ -31,12 +31,12 @@ D_MAPPING_LAYERS = 8
 class Options:
     """Channels at resolution r are min(channel_base // r, channel_max)."""
 
-    z_dim: Annotated[int, ">= 1"] = 512
-    w_dim: Annotated[int, ">= 1"] = 512
-    mapping_layers: Annotated[int, ">= 1"] = 8
+    z_dim: Annotated[int, ">= 1, <= 65536"] = 512
+    w_dim: Annotated[int, ">= 1, <= 65536"] = 512
+    mapping_layers: Annotated[int, ">= 1, <= 64"] = 8
     mapping_lr_mult: Annotated[float, "> 0"] = 0.01
-    channel_base: Annotated[int, ">= 1"] = 16384
-    channel_max: Annotated[int, ">= 1"] = 512
+    channel_base: Annotated[int, ">= 1, <= 16777216"] = 16384
+    channel_max: Annotated[int, ">= 1, <= 65536"] = 512
     architecture: Literal["resnet", "orig"] = "resnet"  # of D; G is always the skip network
     mbstd_group: Annotated[int, ">= 1"] | None = 4  # None: the whole batch
     mbstd_channels: Annotated[int, ">= 0"] = 1  # 0: no minibatch standard deviation

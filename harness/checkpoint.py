@@ -7,6 +7,7 @@ tells a reader that doesn't need the weights how much of the journal is committe
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,16 +45,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UserError unless files can be made in `folder` and its disk has room for them."""
+def check_writable(folder: Path, option: str = "--results") -> None:
+    """Raise UserError unless files can be made in `folder`, which `option` names, and its disk has room for them."""
     try:
         write_atomic(folder / ".probe", b"")
         (folder / ".probe").unlink()
         free = shutil.disk_usage(folder).free
     except OSError as e:
-        raise UserError(f"{folder}: {e.strerror}; results need a folder that can be written, see --results") from None
+        raise UserError(f"{folder}: {e.strerror}; {option} needs a folder that can be written") from None
     if free < LEAST_FREE:
-        raise UserError(f"{folder}: {free >> 20} MiB free; results need at least {LEAST_FREE >> 20} MiB, see --results")
+        raise UserError(f"{folder}: {free >> 20} MiB free; {option} needs at least {LEAST_FREE >> 20} MiB")
 
 
 def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
@@ -86,14 +87,25 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one file. Nothing in it is executed. Raises ValueError where it is not a checkpoint."""
+    """Read one file. Nothing in it is executed. Raises ValueError where it is no checkpoint, or not what the
+    checksum in its name stands for."""
+    named = re.fullmatch(r"\d+\.([0-9a-f]{16})\.safetensors", path.name)
     try:
+        if named and hashlib.sha256(path.read_bytes()).hexdigest()[:16] != named[1]:
+            raise ValueError("its content has another checksum than its name tells")
         with safe_open(path, "pt") as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
             meta = json.loads((f.metadata() or {})["meta"])
-    except (SafetensorError, KeyError, ValueError, OSError) as e:
+        if not isinstance(meta, dict) or type(meta.get("nimg")) is not int:
+            raise ValueError("it does not tell its nimg")
+    except _MALFORMED as e:
         raise ValueError(f"{path}: not a Nashboard checkpoint: {e}") from None
     return Checkpoint(tensors, meta)
+
+
+_MALFORMED = (
+    SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
 
 
 def _newest_first(folder: Path) -> list[Path]:

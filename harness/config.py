@@ -26,7 +26,7 @@ class Adam:
 class Train:
     """One training. Progress is counted in real images shown to D (`kimg` = 1000 of them)."""
 
-    total_kimg: Annotated[float, "> 0"] = 6400.0
+    total_kimg: Annotated[float, "> 0, <= 1000000000"] = 6400.0
     batch_size: Annotated[int, ">= 1"] = 64
     batch_gpu: Annotated[int, ">= 1"] | None = None  # images per forward pass; None: the batch
     loss: Literal["logistic", "hinge"] = "logistic"
@@ -111,8 +111,8 @@ class Resources:
     processes; `processes` asks for them on a CPU."""
 
     gpus: Annotated[float, ">= 0"] | Literal["auto"] = "auto"
-    cpus: Annotated[int, ">= 1"] = 1
-    processes: Annotated[int, ">= 1"] = 1
+    cpus: Annotated[int, ">= 1, <= 4096"] = 1
+    processes: Annotated[int, ">= 1, <= 4096"] = 1
 
     @property
     def world(self) -> int:
@@ -235,7 +235,10 @@ def mapping(raw: Any, place: str) -> dict[str, Any]:
 def named(raw: Any, place: str) -> dict[str, dict[str, Any]]:
     """`[sel, {align: {...}}]` or `{sel: , align: {...}}` -> {name: options}."""
     if isinstance(raw, list) and all(isinstance(v, str | dict) for v in raw):
-        raw = {name: opts for v in raw for name, opts in (v.items() if isinstance(v, dict) else [(v, {})])}
+        pairs = [pair for v in raw for pair in (v.items() if isinstance(v, dict) else [(v, {})])]
+        raw = dict(pairs)
+        if len(raw) < len(pairs):
+            raise UserError(f"{place}: {[name for name, _ in pairs]}: must name each once")
     if raw is None:
         raw = {}
     return {name: mapping(opts or {}, f"{place}.{name}") for name, opts in mapping(raw, place).items()}

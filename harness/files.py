@@ -8,6 +8,7 @@ A trial's keys are those of `Trial`; presets under experiments/presets/ are part
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,13 @@ import yaml
 
 from harness import plugins
 from harness.config import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
-from harness.errors import UserError
+from harness.errors import UserError, legible
 from harness.schema import parse
 
 SHIPPED = Path(__file__).parent.parent / "experiments"
+MAX_SIZE = 256 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
+MAX_DEPTH = 50
+TAKEN = ("trials", "mlartifacts")  # what else lies in the folder of results
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,22 @@ class _File:
     labels: dict[str, str] = field(default_factory=dict)
     run: Run = field(default_factory=Run)
 
+    def __post_init__(self) -> None:
+        odd = not self.name.isprintable() or set("/\\") & set(self.name) or self.name.startswith(".")
+        if odd or not 0 < len(self.name) <= 100 or self.name in TAKEN:
+            raise ValueError(f"name: {self.name!r}: must be a plain name for a folder, none of {', '.join(TAKEN)}")
+
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read and check an experiment file. `overrides` are `key=value` texts, checked like the YAML."""
     sets = [_override(text) for text in overrides]
     path = _locate(Path(path))
     file, _ = _read(path, sets)
-    return Experiment(file.name, path, tuple(_tables(path, sets)), file.run)
+    tables: dict[str, Table] = {}
+    for table in _tables(path, sets):
+        if tables.setdefault(table.name, table) is not table:
+            raise UserError(f"{path}: include: two tables are named {table.name!r}; give one another name")
+    return Experiment(file.name, path, tuple(tables.values()), file.run)
 
 
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
@@ -64,7 +77,33 @@ def paper_results() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently overwrite."""
+    """SafeLoader that refuses a key given twice, which YAML would silently overwrite, and bounds what a
+    small text can unfold to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth, self._sizes = 0, dict[int, int]()  # by node: its characters, with those of its aliases
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        fresh, mark = not self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        self._depth += 1
+        node = super().compose_node(parent, index) if self._depth <= MAX_DEPTH else None
+        self._depth -= 1
+        if node is None or not fresh and id(node) not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, f"nested in more than {MAX_DEPTH} levels, or in itself", mark)
+        if fresh:
+            parts = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            within = len(parts) if isinstance(parts, str) else sum(self._sizes[id(part)] for part in parts)
+            self._sizes[id(node)] = 1 + within
+        if self._sizes[id(node)] > MAX_SIZE:
+            raise yaml.composer.ComposerError(None, None, f"unfolds to more than {MAX_SIZE} characters", mark)
+        return node
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > 63:  # of a longer one, even a message may not be made
+            raise yaml.constructor.ConstructorError(None, None, "whole number of more than 64 bits", node.start_mark)
+        return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -78,6 +117,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parse(text: str, place: str) -> Any:
+    """The plain data in `text`; YAML can name no class and call nothing here."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as e:  # on odd scalars the library raises what its conversions do: KeyError, AttributeError, ...
+        reason = str(e) if isinstance(e, yaml.YAMLError | ValueError) else repr(e)
+        raise UserError(f"{place}: not readable as YAML: {reason}") from None
+
+
 def _locate(path: Path) -> Path:
     """`path`, or the shipped experiment of that name (`smoke`, `experiments/smoke.yaml`)."""
     for candidate in (path, SHIPPED / path.name, SHIPPED / f"{path.name}.yaml"):
@@ -89,12 +140,14 @@ def _locate(path: Path) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as e:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(e).split())}") from None
+        if (size := path.stat().st_size) > MAX_SIZE:
+            raise UserError(f"{path}: {size} bytes: must be at most {MAX_SIZE}; give an experiment file")
+        text = path.read_text(encoding="utf-8")
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
-    return mapping(raw, str(path))
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not readable as YAML: {e}; save it as UTF-8") from None
+    return mapping(_parse(text, str(path)), str(path))
 
 
 def _tables(
@@ -109,6 +162,8 @@ def _tables(
         raise UserError(f"{path}: include: leads back to this file; a file can't include itself")
     parts = file.include if isinstance(file.include, dict) else dict.fromkeys(file.include, {})
     for name, changes in parts.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{path}: include: {name!r}: must lie in the folder of the file that includes it")
         changes = mapping({} if changes is None else changes, f"{path}: include.{name}")
         laid = merge(base, changes, f"{path}: include.{name}")
         yield from _tables(_locate(path.parent / name), sets, laid, (*above, path))
@@ -153,8 +208,12 @@ def preset(name: str, place: str) -> dict[str, Any]:
 
 
 def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
+    if not file.seeds or len(set(file.seeds)) < len(file.seeds):
+        raise UserError(f"{path}: seeds: {list(file.seeds)}: must be distinct and at least one")
     arms = file.arms or {"trial": base.get("variants", {})}
-    settings = file.settings or {base.get("dataset", {}).get("name", "trial"): {}}
+    dataset = base.get("dataset")
+    column = dataset.get("name") if isinstance(dataset, dict) else None
+    settings = file.settings or {column if isinstance(column, str) else "trial": {}}
     cells = {}
     for setting, changes in settings.items():
         for arm, variants in arms.items():
@@ -165,19 +224,15 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
                     _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
             cells[setting, arm] = tuple(parse_trial({**copy.deepcopy(raw), "seed": s}, place) for s in file.seeds)
-    if not file.seeds or len(set(file.seeds)) < len(file.seeds):
-        raise UserError(f"{path}: seeds: {list(file.seeds)}: must be distinct and at least one")
     return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
 
 
 def _override(text: str) -> tuple[str, Any]:
     key, eq, value = text.partition("=")
+    place = f"--set {legible(text, 100)}"
     if not eq or not key:
-        raise UserError(f"--set {text}: must be key=value, like train.total_kimg=1")
-    try:
-        return key.strip(), yaml.load(value, _Loader)
-    except yaml.YAMLError as e:
-        raise UserError(f"--set {text}: not readable as YAML: {' '.join(str(e).split())}") from None
+        raise UserError(f"{place}: must be key=value, like train.total_kimg=1")
+    return key.strip(), _parse(value, place)
 
 
 def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:

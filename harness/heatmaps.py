@@ -26,8 +26,8 @@ class HeatmapOptions:
     """How heatmaps are drawn. Lists hold one entry per level; entries beyond `levels` are unused."""
 
     sampler: Literal["hierarchical", "non_hierarchical", "gaussian_noise", "constant"] = "hierarchical"
-    levels: tuple[Annotated[int, ">= 2"], ...] = (4, 8, 16)  # feature resolutions, coarsest first
-    counts: tuple[Annotated[int, ">= 1"], ...] = (1, 2, 4)  # centres
+    levels: tuple[Annotated[int, ">= 2, <= 4096"], ...] = (4, 8, 16)  # feature resolutions, coarsest first
+    counts: tuple[Annotated[int, ">= 1, <= 4096"], ...] = (1, 2, 4)  # centres
     center_std: Annotated[float, "> 0"] = 2 / 3  # of level 0: a third of the side
     off_image: Literal["redraw", "clamp", "keep"] = "redraw"  # level-0 centres beyond `center_limit`
     center_limit: Annotated[float, "> 0"] = 1.0

@@ -32,6 +32,8 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[
     db = results.absolute() / "mlflow.db"
     if not db.exists():
         raise UserError(f"{db}: not there; run a matrix first, or `sync` to build it from the results")
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: must be from 0 to {2**16 - 1}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

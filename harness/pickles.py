@@ -10,18 +10,14 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import IO, Any
 
+from harness.errors import legible
+
 
 class Refused(ValueError):
     """The bytes are no pickle of what its reader knows. The message is part of one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(legible(message))
-
-
-def legible(text: str) -> str:
-    """Text out of a foreign file as a part of one line: no control characters, not endless."""
-    text = "".join(c if c.isprintable() else " " for c in text[:1000])
-    return " ".join(text.split())[:300]
 
 
 @dataclass(frozen=True)

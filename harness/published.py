@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.pickles import Name, Reader, Record, Refused, expect, legible
+from harness.errors import legible
+from harness.pickles import Name, Reader, Record, Refused, expect
 
 MAX_STEPS = 2_000_000
 """Three networks for 1024x1024 images take some 300,000."""

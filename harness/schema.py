@@ -6,6 +6,7 @@ The fields of a dataclass are the schema. A bound is part of the type and reads 
 """
 
 import dataclasses
+import math
 import operator
 import re
 import types
@@ -84,7 +85,9 @@ def _scalar(kind: Any, value: object, place: str) -> Any:
         return value
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and not -(2**63) <= value < 2**63 or type(value) is float and not math.isfinite(value):
+        raise UserError(f"{place}: {value!r}: must be finite, and of at most 64 bits")
+    if kind is float and type(value) is int:
         return float(value)
     if kind in (int, float, bool, str) and type(value) is kind:
         return value

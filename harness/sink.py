@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.matrix import Entry
 from harness.tracking import Mirror, redact
 
@@ -67,11 +68,14 @@ class Sink:
 def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | None = None, note: str = "") -> str:
     """Bring MLflow up to date from `results` alone, whatever it holds; returns its URI, redacted.
 
-    A deleted database is made anew. Raises what MLflow raises.
+    A deleted database is made anew. UserError where MLflow or its store fails.
     """
     mirror = Mirror(results, experiment, entries, uri)
     mirror.note, mirror.closed = note, True
-    mirror.update()
+    try:
+        mirror.update()
+    except Exception as e:  # whatever MLflow or its store raises
+        raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_one_line(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 
 

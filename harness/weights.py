@@ -17,9 +17,9 @@ from torch import Tensor
 from backbones import stylegan2
 from harness import checkpoint, config, files
 from harness.config import Trial
-from harness.errors import UserError
+from harness.errors import UserError, legible
 from harness.generator import SpatialGenerator
-from harness.pickles import Refused, legible
+from harness.pickles import Refused
 from harness.published import Network, Published, mapping, read
 from harness.variants import sel
 

@@ -81,3 +81,12 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     path.write_bytes(b"not one")
     with pytest.raises(ValueError, match="bad.safetensors: not a Nashboard checkpoint"):
         checkpoint.read(path)
+
+
+def test_a_file_that_is_not_what_its_name_tells_is_refused(tmp_path):
+    path = save(tmp_path, 8, 1.0)
+    checkpoint.read(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="another checksum"):
+        checkpoint.read(path)

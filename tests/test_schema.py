@@ -51,7 +51,7 @@ def test_plain_is_the_inverse_of_parse():
         ({"steps": True}, "t.steps: True: must be a whole number"),
         ({"steps": "3"}, "t.steps: '3' is text in YAML 1.1; write 3 without quotes"),
         ({"steps": 1, "inner": {"lr": "2e-4"}}, "t.inner.lr: '2e-4' is text in YAML 1.1; write 2.0e-4"),
-        ({"steps": 1, "inner": {"lr": float("nan")}}, "t.inner.lr: nan: must be > 0"),
+        ({"steps": 1, "inner": {"lr": float("nan")}}, "t.inner.lr: nan: must be finite"),
         ({"steps": 1, "inner": 3}, "t.inner: 3: must be a mapping"),
         ({"steps": 1, "inner": {"betas": [0.5]}}, "t.inner.betas: [0.5]: must have 2 entries"),
         ({"steps": 1, "inner": {"betas": [0.5, 1]}}, "t.inner.betas[1]: 1.0: must be >= 0 and < 1"),

@@ -29,9 +29,9 @@ class Options:
     placement: Literal["levels", "everywhere"] = "levels"  # one site a level, or every site of G
     levels: tuple[int, ...] | None = None  # heatmap levels that are encoded; None: all of them
     regions: Literal["sum", "separate"] = "sum"  # H as the sum of its regions, or a channel for each
-    heatmap_encoder: tuple[Annotated[int, ">= 1"], ...] = ()  # widths of 3x3 convs on H before any SEL
+    heatmap_encoder: tuple[Annotated[int, ">= 1, <= 65536"], ...] = ()  # widths of 3x3 convs on H before any SEL
     resize: Resize = "centers"  # of heatmap features whose size is not the site's
-    hidden: Annotated[int, ">= 1"] = 64  # width of phi
+    hidden: Annotated[int, ">= 1, <= 65536"] = 64  # width of phi
     one_plus_sigma: bool = False  # (1 + phi_sigma) instead of phi_sigma
     output_conv: bool = False  # leaky ReLU and a 3x3 conv C -> C behind the modulation
     residual: bool = True
