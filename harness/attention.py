@@ -73,6 +73,13 @@ def normalize(maps: Tensor, how: Normalize = "minmax") -> Tensor:
     return torch.where(flat, 0.0, (maps - low) / torch.where(flat, 1.0, span))
 
 
+def empty(maps: Tensor) -> Tensor:
+    """[N]: 1 for a normalised map [N, 1, H, W] that is 0 everywhere, as where GradCAM has no positive part, else 0;
+    NaN for one that is not finite."""
+    peak = maps.detach().abs().amax(dim=(1, 2, 3))
+    return torch.where(peak.isfinite(), (peak == 0).to(peak.dtype), torch.nan)
+
+
 def alignment(attention: Tensor, heatmap: Tensor, tau: float = 0.25, truncate: Truncate = "zero_below") -> Tensor:
     """Eq. 4 for one level: mean absolute difference of [N, 1, r, r] maps, scalar.
 

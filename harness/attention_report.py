@@ -27,6 +27,7 @@ BY_LEVEL = (  # column, record
     ("L1 as trained", "agreement/loss/{}"),
     ("correlation", "agreement/correlation/{}"),
     ("with others'", "agreement/others/{}"),
+    ("empty", "agreement/empty/{}"),
     *((f"noise {a:g}", f"robustness/{a}/{{}}") for a in probes.AMPLITUDES),
     ("earlier D", "consistency/earlier/{}"),
     ("inside box", "inside_box/{}"),
@@ -156,6 +157,7 @@ def notes(report: AttentionReport) -> list[str]:
         "seeds; flat: no map has contrast",
         "correlation: D's attention on fakes with G's heatmap, and with the heatmap of another sample; noise: D's "
         "attention on reals before and after noise of that std (images span 2)",
+        "empty: the share of fakes on which D's attention is 0 everywhere, so that L_align has no gradient",
         "flat maps: the largest part of maps without contrast behind a row's figures; they have no correlation and no "
         "share, but do count in L1, as in training",
     ]

@@ -123,13 +123,15 @@ def inside_share(attended: Tensor, boxes: Array) -> Array:
 
 def _agreement(d: Discriminator, images: Tensor, given: Any, labels: Tensor | None, aligner: Any) -> dict[str, Array]:
     """D's attention on fakes against the heatmaps that G was given; `others`: against the next sample's,
-    which is what maps agree on without having read their own heatmap (such as a bright middle)."""
+    which is what maps agree on without having read their own heatmap (such as a bright middle); `empty`: the
+    share of fakes whose map is 0 everywhere, where the alignment loss has no gradient."""
     options, found = aligner.options, {}
     for level, attended in maps(d, images, labels, aligner).items():
         target = aligner.target(level, given[level], attended)
         found[f"agreement/l1/{level}"] = (attended - target).abs().mean((1, 2, 3)).double().cpu().numpy()
         found[f"agreement/correlation/{level}"] = correlation(attended, target)
         found[f"agreement/others/{level}"] = correlation(attended, target.roll(1, 0))
+        found[f"agreement/empty/{level}"] = attention.empty(attended).double().cpu().numpy()
         pairs = zip(attended.split(1), target.split(1), strict=True)
         loss = [float(attention.alignment(a, t, options.tau, options.truncate)) for a, t in pairs]
         found[f"agreement/loss/{level}"] = np.array(loss)

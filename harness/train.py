@@ -23,12 +23,14 @@ from harness.variants import GTerm
 
 class Stats:
     """Per-step values since the last report: {name: equal-shaped tensors}, left on the device so
-    that no step waits for the host."""
+    that no step waits for the host. `places` numbers them in the order in which they were added."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
+        self.places: dict[str, list[int]] = {}
 
     def add(self, name: str, value: Tensor) -> None:
+        self.places.setdefault(name, []).append(sum(map(len, self.values.values())))
         self.values.setdefault(name, []).append(value.detach())
 
     def stacked(self) -> dict[str, Tensor]:
@@ -36,6 +38,7 @@ class Stats:
 
     def clear(self) -> None:
         self.values.clear()
+        self.places.clear()
 
 
 @dataclass
@@ -59,6 +62,7 @@ class State:
     def tensors(self) -> dict[str, Tensor]:
         out = {f"{name}/{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
         out |= pack_optimizer("opt_g", self.opt_g) | pack_optimizer("opt_d", self.opt_d)
+        out |= {f"places/{k}": torch.tensor(v) for k, v in self.stats.places.items()}
         return out | {"pl_mean": self.pl_mean} | {f"stats/{k}": v for k, v in self.stats.stacked().items()}
 
     def load(self, tensors: dict[str, Tensor], nimg: int) -> None:
@@ -71,7 +75,9 @@ class State:
         device = self.pl_mean.device
         for key, value in tensors.items():
             if key.startswith("stats/"):
-                self.stats.values[key.removeprefix("stats/")] = list(value.to(device).unbind())
+                name = key.removeprefix("stats/")
+                self.stats.values[name] = list(value.to(device).unbind())
+                self.stats.places[name] = tensors[f"places/{name}"].tolist()
         self.nimg = nimg
 
 

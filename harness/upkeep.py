@@ -80,14 +80,8 @@ class Upkeep:
         """Write means of losses and quantiles of scores since the last tick; raise Diverged if any is not finite."""
         if not state.stats.values:
             return
-        stacked = {name: v.float().cpu() for name, v in state.stats.stacked().items()}
-        values = {}
-        for name, per_step in stacked.items():
-            if not torch.isfinite(per_step).all():
-                self.journal.commit()
-                raise Diverged(f"{name} is not finite within the {per_step.shape[0]} steps before nimg {state.nimg}")
-            if name.startswith("loss/"):
-                values[name] = per_step.mean().item()
+        stacked = self.finite(state)
+        values = {name: per_step.mean().item() for name, per_step in stacked.items() if name.startswith("loss/")}
         summary = score_summary(stacked["scores/real"].numpy(), stacked["scores/fake"].numpy())
         values |= {f"scores/{k}": v for k, v in summary.items()}
         state.stats.clear()
@@ -98,9 +92,20 @@ class Upkeep:
         self.journal.metrics(state.nimg, values)
         self.live.update(images_per_s=rate)
 
+    def finite(self, state: State) -> dict[str, Tensor]:
+        """The values of every step since the last tick, on the host; Diverged names the earliest that is not finite."""
+        stacked = {name: v.float().cpu() for name, v in state.stats.stacked().items()}
+        if name := earliest_bad(stacked, state.stats.places):
+            self.journal.commit()
+            raise Diverged(
+                f"{name} is not finite, the first of all values between nimg {self._tick_nimg} and {state.nimg}"
+            )
+        return stacked
+
     @torch.no_grad()
     def sample(self, state: State) -> None:
         """Draw the grid of fixed latents, labels and heatmaps, and score a few fakes and reals."""
+        self.finite(state)
         g, d = (state.g_ema or state.g).eval(), state.d.eval()
         fakes = self._fakes(g, "grid", GRID, state.pl_mean.device)
         path = self.folder / "samples" / f"{state.nimg:09d}.png"
@@ -157,3 +162,13 @@ class Upkeep:
             return False
         every = kimg * 1000
         return int(nimg // every) > int(self.seen // every) if self.seen >= 0 else nimg == 0
+
+
+def earliest_bad(stacked: dict[str, Tensor], places: dict[str, list[int]]) -> str | None:
+    """Which of the values {name: [steps, ...]}, made in the order of `places`, was the first not to be finite."""
+    found = {}
+    for name, values in stacked.items():
+        at = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()
+        if len(at):
+            found[places[name][int(at[0])]] = name
+    return found[min(found)] if found else None

@@ -65,7 +65,7 @@ def test_finished_trials_become_records_and_figures(made):
     assert [t["earlier_d_images_apart"] for t in records["trials"]] == [8, 8]
     baseline, aligned = (t["records"] for t in records["trials"])
     spatial = {k for k in aligned if k.startswith("agreement/")} | {"control/slope"}
-    assert len(spatial) == 4 * 3 + 1
+    assert len(spatial) == 5 * 3 + 1
     assert set(aligned) - set(baseline) == spatial
     assert {"consistency/earlier/4", "robustness/0.4/16", "inside_box/8", "inside_box/chance"} <= set(baseline)
     assert np.isfinite(aligned["control/slope"]["r_squared_se"])

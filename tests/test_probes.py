@@ -81,6 +81,7 @@ def test_attention_that_equals_its_own_heatmap_is_unlike_the_others(monkeypatch)
         assert found[f"agreement/correlation/{level}"] == pytest.approx(np.ones(16))
         assert found[f"agreement/l1/{level}"] == pytest.approx(np.zeros(16))
         assert found[f"agreement/others/{level}"].mean() < 0.7
+        assert not found[f"agreement/empty/{level}"].any()
 
 
 def test_the_centre_estimator_finds_known_objects(data):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness import config, ranks
+from harness import config, ranks, upkeep
 from harness import train as loop
 from harness import trial as trials
 from harness.generator import Fakes
@@ -20,14 +20,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def run(trial, upkeep=lambda state: False, resume=None):
+def run(trial, stop=lambda state: False, resume=None):
     data, _ = trials.load_data(trial)
     g, d, terms = trials.build(trial, data, torch.device("cpu"))
     state = loop.new_state(g, d, trial.train)
     if resume is not None:
         tensors, nimg = resume
         state.load(tensors, nimg)
-    loop.train(state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep)
+    loop.train(state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=stop)
     return state
 
 
@@ -136,6 +136,18 @@ def test_every_image_is_shown_once_an_epoch_and_mirrored_with_xflip():
     assert sorted(x.tobytes() for b in shown for x in b) == sorted(both)
     straddling, _ = loop.batch(data, 0, 60, 8, False)
     assert (straddling[:4] == loop.batch(data, 0, 56, 8, False)[0][4:]).all()
+
+
+def test_the_earliest_bad_value_is_named_also_after_a_resume():
+    """A bad term of G's loss spoils all of the next step, some of which stands before it in every list of names."""
+    state = run(tiny.trial(train={"total_kimg": 0.016}))
+    assert upkeep.earliest_bad(state.stats.stacked(), state.stats.places) is None
+    state.stats.add("loss/align/4", torch.tensor(float("nan")))
+    for name in ("loss/d", "scores/real", "loss/g"):
+        state.stats.add(name, torch.full_like(state.stats.values[name][0], float("inf")))
+    again = run(tiny.trial(train={"total_kimg": 0.016}), lambda s: True, resume=(state.tensors(), state.nimg))
+    for one in (state, again):
+        assert upkeep.earliest_bad(one.stats.stacked(), one.stats.places) == "loss/align/4"
 
 
 def test_linear_decay_ends_at_zero():

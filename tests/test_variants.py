@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Discriminator, Generator, sn_dcgan, stylegan2
-from harness.errors import Diverged, UserError
+from harness.errors import UserError
 from harness.generator import Encoder, Fakes, SpatialGenerator
 from harness.rng import Streams
 from harness.schema import parse
@@ -206,9 +206,9 @@ def aligned(d: Discriminator, fakes: Fakes, o: align.Options, labels: Tensor | N
     term = align.term(o, R)
     logits, feats = d(fakes.images, labels, taps=term.taps)
     total, parts = term(logits, feats, fakes)
-    assert sorted(parts) == ["align", "align/16", "align/4", "align/8"]
+    assert list(parts) == [*(f"{kind}/{k}" for kind in ("align_empty", "align") for k in (4, 8, 16)), "align"]
     assert all(v.ndim == 0 and not v.requires_grad for v in parts.values())
-    torch.testing.assert_close(parts["align"], sum(v for k, v in parts.items() if k != "align"))
+    torch.testing.assert_close(parts["align"], sum(v for k, v in parts.items() if k.startswith("align/")))
     return nn.functional.softplus(-logits).mean(), total
 
 
@@ -287,7 +287,7 @@ def test_weights() -> None:
     torch.testing.assert_close(heavy["total"], 3 * (plain["align/4"] + 0.5 * plain["align/16"]))
     torch.testing.assert_close(heavy["align/8"], plain["align/8"])
     one = parts_of(options(align, levels=[8]))
-    assert sorted(one) == ["align", "align/8", "total"]
+    assert sorted(one) == ["align", "align/8", "align_empty/8", "total"]
 
 
 def test_weights_can_be_differentiated_through() -> None:
@@ -318,21 +318,37 @@ def test_every_combination_is_finite() -> None:
         assert aligned(d, made, o)[1].isfinite()
 
 
-def test_a_non_finite_value_is_named() -> None:
+def test_a_non_finite_value_is_handed_on_where_it_arises() -> None:
+    """The parts stand in the order of their making, so the first bad one is the place."""
     g, d = networks("sn_dcgan")
     fakes = generate(arm(g, "sel_norm"))
     term = align.term(options(align), R)
     logits, feats = d(fakes.images, taps=term.taps)
-    bad = {**(fakes.heatmaps or {}), 8: torch.full((4, 2, 8, 8), float("nan"))}
-    with pytest.raises(Diverged, match="not finite in the heatmap at 8x8"):
-        term(logits, feats, fakes._replace(heatmaps=bad))
-    lost, lost_feats = d(fakes.images * float("nan"), taps=term.taps)
-    with pytest.raises(Diverged, match="not finite in D's logits"):
-        term(lost, lost_feats, fakes)
+
+    def bad(*given: Any) -> list[str]:
+        total, parts = term(*given)
+        assert not total.isfinite()
+        return [name for name, value in parts.items() if not value.isfinite()]
+
+    spoilt = {**(fakes.heatmaps or {}), 8: torch.full((4, 2, 8, 8), float("nan"))}
+    assert bad(logits, feats, fakes._replace(heatmaps=spoilt)) == ["align/8", "align"]
     huge = {k: v * 1e38 for k, v in feats.items()}
     steep = 1e10 * sum((v - v.detach()).sum((1, 2, 3)) for v in huge.values())
-    with pytest.raises(Diverged, match="not finite in D's attention at 4x4"):
-        term(steep, huge, fakes)
+    assert bad(steep, huge, fakes)[0] == "align_empty/4"
+
+
+def test_empty_maps_are_counted() -> None:
+    """D's gradient planted: positive on the first two of four fakes, negative on the others, whose map is 0."""
+    g, _ = networks("sn_dcgan")
+    fakes = generate(arm(g, "sel_norm"))
+    feats = {str(k): torch.rand(4, 3, k, k, requires_grad=True) for k in (4, 8, 16)}
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    for rectify, share in (("after_sum", 0.5), ("per_channel", 0.5)):
+        logits = sign * sum(f.sum((1, 2, 3)) for f in feats.values())
+        total, parts = align.term(options(align, rectify=rectify), R)(logits, feats, fakes)
+        assert [float(parts[f"align_empty/{k}"]) for k in (4, 8, 16)] == [share] * 3
+        grads = torch.autograd.grad(total, list(feats.values()))
+        assert all(grad[:2].any() and not grad[2:].any() for grad in grads)
 
 
 def test_what_alignment_refuses() -> None:

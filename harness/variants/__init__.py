@@ -27,7 +27,8 @@ class GTerm(Protocol):
 
     `taps` names the feature maps of D it needs. Called with logits [N], feats {tap: [N, C, H, W]}
     (both in the graph) and the fakes they belong to, it returns the scalar to add and its parts
-    by name for the journal. Raises Diverged where a value is not finite.
+    by name for the journal, in the order of their making. Nothing here waits for the device: a value
+    that is not finite is handed on as it is, and the next tick names the first of them.
     """
 
     taps: tuple[str, ...]

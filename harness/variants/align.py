@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness import attention, heatmaps
-from harness.errors import Diverged, UserError
-from harness.generator import Fakes, Heatmaps
+from harness.errors import UserError
+from harness.generator import Fakes
 from harness.variants import GTerm
 
 
@@ -63,7 +63,8 @@ def term(options: Options, resolution: int) -> GTerm:
 
 
 class Alignment:
-    """A `GTerm`: eq. 4 summed over levels. Parts: `align`, and `align/4`, ... for each level, unweighted."""
+    """A `GTerm`: eq. 4 summed over levels. Parts: `align`, for each level `align/4`, ..., unweighted, and
+    `align_empty/4`, ...: the share of fakes whose attention is 0 everywhere and so gives G no gradient."""
 
     def __init__(self, options: Options, resolution: int) -> None:
         self.options = options
@@ -84,15 +85,15 @@ class Alignment:
                 rectify=o.rectify,
                 differentiate=o.differentiate_weights,
             )
+            seen = {k: self.attended(maps[k]) for k in o.levels}
             losses = [
-                attention.alignment(self.attended(maps[k]), self.target(k, given[k], maps[k]), o.tau, o.truncate)
-                for k in o.levels
+                attention.alignment(seen[k], self.target(k, given[k], maps[k]), o.tau, o.truncate) for k in o.levels
             ]
             total = o.weight * torch.stack([w * x for w, x in zip(o.level_weights, losses, strict=False)]).sum()
-        if not torch.stack(losses).isfinite().all():
-            raise Diverged(_culprit(logits, feats, maps, given))
-        parts = {f"align/{level}": loss.detach() for level, loss in zip(o.levels, losses, strict=True)}
-        return total, {"align": total.detach(), **parts}
+        # In the order of their making: the first part that is not finite is the one to blame.
+        parts = {f"align_empty/{k}": attention.empty(seen[k]).mean() for k in o.levels}
+        parts |= {f"align/{k}": loss.detach() for k, loss in zip(o.levels, losses, strict=True)}
+        return total, {**parts, "align": total.detach()}
 
     def attended(self, attention_map: Tensor) -> Tensor:
         """D's attention [N, 1, h, h] as it is compared."""
@@ -109,14 +110,3 @@ class Alignment:
 
     def _size(self, attention_map: Tensor) -> int:
         return self.resolution if self.options.compare_at == "image" else attention_map.shape[-1]
-
-
-def _culprit(logits: Tensor, feats: dict[str, Tensor], maps: dict[int, Tensor], given: Heatmaps) -> str:
-    """Where the first non-finite value stands on the way from D's logits to L_align."""
-    places = {"D's logits": logits}
-    for level, attention_map in maps.items():
-        places[f"D's features at {level}x{level}"] = feats[str(level)]
-        places[f"the heatmap at {level}x{level}"] = given[level]
-        places[f"D's attention at {level}x{level}"] = attention_map
-    bad = [name for name, value in places.items() if not value.isfinite().all()]
-    return f"loss/align: not finite in {bad[0] if bad else 'the difference of attention and heatmap'}"
