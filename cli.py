@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metrics", help="names, separated by commas (default: those of the trial)")
     p.add_argument("--num-fakes", type=int, help="images to generate (default: as the trial)")
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the fakes, a GPU each")
     p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
     p.add_argument("--out", type=Path, help="also write the records as JSON")
     p = verb("attention", "measure where D looks and what heatmaps move, for an experiment's finished trials")
@@ -248,7 +249,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
             conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
-            weights_used=model.weights, progress=progress,
+            weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
     rows = [
         (name, tables.number(r["value"]), "" if r["se"] is None else f"{r['se']:.2g}") for name, r in records.items()

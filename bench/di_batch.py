@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from backbones import stylegan2  # noqa: E402
-from harness import evaluate, rng, scores  # noqa: E402
+from harness import evaluate, rng, scores
 from harness.datasets import synthetic  # noqa: E402
+from harness.fakes import fake_batches, score, to_float  # noqa: E402
 from harness.generator import SpatialGenerator  # noqa: E402
 
 STEPS, BATCH, POOL = 300, 16, 1024
@@ -31,7 +32,7 @@ def main() -> None:
     for step in range(STEPS):
         draws = rng.Streams(0, "bench", step)
         rows = torch.randint(POOL, (BATCH,), generator=draws("rows"))
-        reals = evaluate.to_float(torch.from_numpy(data.images[rows.numpy()])).requires_grad_(step % 8 == 0)
+        reals = to_float(torch.from_numpy(data.images[rows.numpy()])).requires_grad_(step % 8 == 0)
         fakes = g(backbone.sample_z(BATCH, draws("z")), draws=draws).images
         on_reals, on_fakes = d(reals)[0], d(fakes.detach())[0]
         loss = F.softplus(-on_reals).mean() + F.softplus(on_fakes).mean()
@@ -47,7 +48,7 @@ def main() -> None:
 
     g.eval(), d.eval()
     with torch.no_grad():
-        batches = evaluate.fake_batches(g, POOL, BATCH, seed=0, labels=None, device="cpu")
+        batches = fake_batches(g, POOL, BATCH, seed=0, labels=None, device="cpu")
         fakes = torch.cat([images for images, _ in batches]).numpy()
     group = options.mbstd_group
     print(f"StyleGAN2, {STEPS} steps of {BATCH}, minibatch-stddev group {group}; {POOL} + {POOL} scores\n")
@@ -63,7 +64,7 @@ def main() -> None:
     mixed = torch.randperm(2 * POOL, generator=rng.stream(0, "mixed")).numpy()
     both = torch.from_numpy(np.concatenate([data.images, fakes])[mixed])
     with torch.no_grad():
-        found = torch.cat([torch.from_numpy(evaluate.score(d, x, None)) for x in both.split(16)]).numpy()
+        found = torch.cat([torch.from_numpy(score(d, x, None)) for x in both.split(16)]).numpy()
     real, fake = found[mixed < POOL], found[mixed >= POOL]
     di, calibrated = scores.exact_di(real, fake, 64), scores.calibrated_di(real, fake, 64)
     auc = scores.auc(real, fake).value

@@ -17,7 +17,7 @@ from backbones import Discriminator
 from harness import attention, heatmaps, plugins
 from harness.datasets import ImageSet
 from harness.errors import Diverged
-from harness.evaluate import scoring, to_float, to_uint8
+from harness.fakes import scoring, to_float, to_uint8
 from harness.generator import SpatialGenerator
 from harness.rng import Streams, stream
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backbones import sn_dcgan, stylegan2
-from harness import config, evaluate, plugins, scores
+from harness import config, evaluate, fakes, plugins, scores, shares
 from harness.datasets import ImageSet, synthetic
 from harness.errors import Diverged, UserError
 from harness.frechet import Moments, distance
@@ -82,7 +82,7 @@ def test_same_seed_same_numbers_other_seed_other_numbers(score):
 def test_a_batch_depends_on_seed_and_index_alone(model):
     g, _ = model
     g.eval()
-    few, many = (list(evaluate.fake_batches(g, count, 16, seed=0, labels=None, device="cpu")) for count in (20, 60))
+    few, many = (list(fakes.fake_batches(g, count, 16, seed=0, labels=None, device="cpu")) for count in (20, 60))
     assert [len(images) for images, _ in many] == [16] * 4  # whole batches only
     assert torch.equal(few[1][0], many[1][0])
     assert not torch.equal(many[0][0], many[1][0])
@@ -97,11 +97,11 @@ def test_several_protocols_from_one_pass(score, data, model):
     g, _ = model
     g.eval()
     with torch.no_grad():
-        batches = [images for images, _ in evaluate.fake_batches(g, 40, 16, seed=3, labels=None, device="cpu")]
-    fakes = torch.cat(batches)[:30]
+        batches = [images for images, _ in fakes.fake_batches(g, 40, 16, seed=3, labels=None, device="cpu")]
+    made = torch.cat(batches)[:30]
     reals = torch.from_numpy(data.images[_reference.chosen(100, 50)])
     network = _features.load(replace(_features.EFFICIENTNET_LITE0, size=SIZE), ("pooled",), "cpu")
-    first, second = (Moments.of(network.layers(x)["pooled"]) for x in (fakes, reals))
+    first, second = (Moments.of(network.layers(x)["pooled"]) for x in (made, reals))
     assert records[names[1]]["value"] == pytest.approx(distance(first, second), rel=1e-4)
 
 
@@ -110,25 +110,25 @@ def test_d_and_extractors_see_the_same_quantised_images(score, model, monkeypatc
     seen = []
     d.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
     extracted = []
-    add = evaluate.Collector.add
+    add = fakes.Collector.add
 
     def noting(self, images):
         extracted.append(images)
         add(self, images)
 
-    monkeypatch.setattr(evaluate.Collector, "add", noting)
+    monkeypatch.setattr(fakes.Collector, "add", noting)
     score(spec())
     for images in seen:
         levels = (images + 1) * 127.5
         assert torch.allclose(levels, levels.round(), atol=1e-4)
-    given = torch.cat([evaluate.to_uint8(x) for x in seen[:3]])[:40]  # fakes come first
+    given = torch.cat([fakes.to_uint8(x) for x in seen[:3]])[:40]  # fakes come first
     assert torch.equal(given, torch.cat(extracted[-3:]))
 
 
 def test_quantisation_rounds_and_inverts():
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(evaluate.to_uint8(evaluate.to_float(levels)), levels)
-    assert evaluate.to_uint8(torch.tensor([-1.5, 1.5, -1 + 0.4 / 127.5])).tolist() == [0, 255, 0]
+    assert torch.equal(fakes.to_uint8(fakes.to_float(levels)), levels)
+    assert fakes.to_uint8(torch.tensor([-1.5, 1.5, -1 + 0.4 / 127.5])).tolist() == [0, 255, 0]
 
 
 def test_scoring_changes_no_state(score, model):
@@ -151,6 +151,49 @@ def test_scores_come_from_whole_batches_of_one_size(data):
     d.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     found = evaluate.score_reals(d, data.images, None, 40, batch_size=16, seed=0, device="cpu")
     assert (len(found), sizes) == (40, [16, 16, 16])
+
+
+def test_a_share_is_a_run_of_batches_of_the_whole(model):
+    """Cut between batches wherever one likes, also where a protocol ends within or before a share."""
+    g, d = model
+    extractor = replace(_features.EFFICIENTNET_LITE0, size=SIZE)
+    moments, features = (frozenset(Sample("fakes", n, extractor) for n in counts) for counts in ((10, 40), (20, 40)))
+    job = fakes.Job(g, d, moments, features, 40, 8, 0, None)
+    with fakes.scoring(g, d):
+        whole = fakes.see(job, range(job.batches), "cpu")
+        runs = [range(0, 1), range(1, 3), range(3, 5)]
+        found = shares._put_together(job, runs, [fakes.see(job, run, "cpu") for run in runs])
+    assert found.about == whole.about
+    assert np.array_equal(found.scores["fake"], whole.scores["fake"])
+    for sample in features:
+        assert np.array_equal(found.features[sample], whole.features[sample])
+    for sample in moments:
+        assert found.moments[sample].count == whole.moments[sample].count == sample.count
+        for name in ("mean", "scatter"):
+            a, b = getattr(found.moments[sample], name), getattr(whole.moments[sample], name)
+            assert torch.allclose(a, b, rtol=1e-10, atol=1e-10 * float(b.abs().max()))
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(score, model, data):
+    asked = spec(
+        metric("fd_efficientnet_lite0", size=SIZE, protocols=[{}, {"num_fakes": 10}]),
+        metric("kd_efficientnet_lite0", subsets=3, subset_size=20),
+        metric("disequilibrium", n=16),
+    )
+    told = []
+    one, two = score(asked), score(asked, workers=2, progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    assert list(one) == list(two)
+    for name, record in one.items():
+        if name.startswith("fd_"):
+            assert two[name]["value"] == pytest.approx(record["value"], rel=1e-9)
+        else:
+            assert two[name] == record
+    with torch.no_grad():
+        next(model[0].parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="generated images"):
+        score(asked, workers=2)
 
 
 def test_conditional_scores_use_labels(data, heldout, tmp_path):
@@ -243,7 +286,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 def test_features_take_memory_only_where_they_are_kept(data):
     """Of moments, the running sums remain; whatever the number of images."""
     extractor = replace(_features.EFFICIENTNET_LITE0, size=SIZE)
-    collector = evaluate.Collector(extractor, [Sample("fakes", 64, extractor)], [], "cpu")
+    collector = fakes.Collector(extractor, [Sample("fakes", 64, extractor)], [], "cpu")
     for batch in torch.from_numpy(data.images[:64]).split(16):
         collector.add(batch)
     assert not collector.evidence.features
