@@ -98,8 +98,8 @@ def make(
 def probe(
     entry: Entry, label: str, model: Trained, results: Path, ruler: align.Options, count: int, device: str
 ) -> Probed:
-    """All measures of one model; D's earlier state is the oldest checkpoint that is left."""
-    files = sorted((results / "trials" / entry.id / "checkpoints").glob("*.*.safetensors"))
+    """All measures of one model; D's earlier state is the oldest checkpoint that is left, be it the best one's."""
+    files = sorted((results / "trials" / entry.id / "checkpoints").rglob("*.*.safetensors"), key=lambda p: p.name)
     earlier = trained.load(files[0], device) if files and int(files[0].name.split(".")[0]) < model.nimg else None
     records = probes.probe(
         model.g, model.d, model.data, align=ruler, snapshots={"earlier": earlier.d} if earlier else None, count=count,

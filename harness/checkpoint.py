@@ -65,12 +65,9 @@ def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
     """Write the checkpoint of `meta["nimg"]` images into `folder` and drop all but the last two.
 
-    `meta` must hold `nimg` and `journal_offset`. The file's name carries its checksum.
+    `meta` must hold `nimg` and `journal_offset`.
     """
-    data = encode(tensors, meta)
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    path = folder / f"{meta['nimg']:09d}.{digest}.safetensors"
-    write_atomic(path, data)
+    path = write(folder, tensors, meta)
     latest = {"file": path.name, "nimg": meta["nimg"], "journal_offset": meta["journal_offset"]}
     write_atomic(folder / "latest.json", json.dumps(latest).encode())
     for stale in [p for p in _newest_first(folder) if p != path][KEEP - 1 :]:
@@ -78,12 +75,24 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path
     return path
 
 
+def write(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+    """Write one checkpoint of `meta["nimg"]` images into `folder`. The file's name carries its checksum."""
+    data = encode(tensors, meta)
+    path = folder / f"{meta['nimg']:09d}.{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_atomic(path, data)
+    return path
+
+
 def load_latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint of `folder`, or None. A broken one falls back to the one before."""
-    for path in _newest_first(folder):
-        if hashlib.sha256(path.read_bytes()).hexdigest()[:16] == path.name.split(".")[1]:
-            return read(path)
-    return None
+    return next((found for path in _newest_first(folder) if (found := read_whole(path)) is not None), None)
+
+
+def read_whole(path: Path) -> Checkpoint | None:
+    """The checkpoint in `path`, or None where its bytes are gone or not those that its name tells."""
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest()[:16] != path.name.split(".")[1]:
+        return None
+    return read(path)
 
 
 def read(path: Path) -> Checkpoint:

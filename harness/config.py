@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +71,16 @@ class Plugin:
 
 
 @dataclass(frozen=True)
+class During:
+    """A distance measured while a trial trains, cheaply, under the name that says so (`fid5k_full`). The best snapshot
+    by it is kept and scored at the end beside the last one."""
+
+    kimg: Annotated[float, "> 0"]  # how often
+    num_fakes: Annotated[int, ">= 2"] = 5000  # against `eval.num_reals`
+    metric: str | None = None  # one of `eval.metrics` that compares images with the data; None: the first of them
+
+
+@dataclass(frozen=True)
 class Eval:
     """The one evaluation pass at the end of a trial."""
 
@@ -79,6 +89,21 @@ class Eval:
     num_reals: Annotated[int, ">= 2"] | None = None  # None: all of them
     batch_size: Annotated[int, ">= 1"] = 64
     weights: Literal["auto", "ema", "raw"] = "auto"  # auto: EMA where the trial keeps one
+    during: During | None = None  # None: nothing but DI, at snapshots
+
+    @property
+    def distances(self) -> dict[str, Plugin]:
+        """The metrics whose records are named by how many fakes meet how many reals."""
+        return {m.name: m for m in self.metrics if hasattr(m.options, "protocols")}
+
+    @property
+    def while_training(self) -> "Eval | None":
+        """The short pass that `during` asks for: its metric with one protocol, that of its count."""
+        if self.during is None:
+            return None
+        metric = self.distances[self.during.metric or next(iter(self.distances))]
+        once = Plugin(metric.name, replace(metric.options, protocols=()))
+        return replace(self, metrics=(once,), num_fakes=self.during.num_fakes, during=None)
 
 
 @dataclass(frozen=True)
@@ -192,6 +217,7 @@ def parse_trial(raw: dict[str, Any], place: str) -> Trial:
         seed=convert(Annotated[int, ">= 0"], raw.get("seed", 0), f"{place}: seed"),
     )
     _check_variants(trial, place)
+    _check_during(trial.eval, place)
     return trial
 
 
@@ -202,6 +228,8 @@ def to_plain(trial: Trial) -> dict[str, Any]:
     flat["backbone"] = {"name": trial.backbone.name, **flat["backbone"]["options"]}
     flat["variants"] = {v["name"]: v["options"] for v in flat["variants"]}
     flat["eval"]["metrics"] = {m["name"]: m["options"] for m in flat["eval"]["metrics"]}
+    if trial.eval.during is None:
+        del flat["eval"]["during"]  # as in results that were scored before there was such a thing
     return flat
 
 
@@ -280,6 +308,19 @@ def _check_variants(trial: Trial, place: str) -> None:
                 raise UserError(
                     f"{place}: variants.{name}.levels: {level}: no such heatmap is drawn; choose among {list(drawn)}"
                 )
+
+
+def _check_during(scoring: Eval, place: str) -> None:
+    """`during` needs a metric that compares images with the data, one of those that the trial is scored by."""
+    if scoring.during is None:
+        return
+    if not scoring.distances:
+        raise UserError(f"{place}: eval.during: no distance among eval.metrics; add one, like fid")
+    if scoring.during.metric not in (None, *scoring.distances):
+        known = ", ".join(scoring.distances)
+        raise UserError(
+            f"{place}: eval.during.metric: {scoring.during.metric!r}: must be a distance of eval.metrics: {known}"
+        )
 
 
 @cache

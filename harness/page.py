@@ -83,6 +83,8 @@ def _panel(t: TableReport, metrics: Sequence[MetricTable], inks: Colours, *, hid
     key += " Paper: its figure, and its difference to its own baseline." if beside else ""
     if any(c.trailing for m in metrics for c in m.cells.values()):
         key += " Last k: mean over a run's last k snapshots and the sd within it."
+    if any(tables.has_best(m) for m in metrics):
+        key += f" {tables.BEST[0].upper()}{tables.BEST[1:]}."
     key += " Bold: the best mean of a column, which is no test."
     legend = "line: 95 % interval · dots: seeds" + (" · diamond: paper" if beside else "")
     drawn = f"<h3>Difference to the baseline <small>{legend}</small></h3><div class=forests>{''.join(forests)}</div>"
@@ -123,6 +125,8 @@ def _cell(c: Cell, *, best: bool) -> str:
         about = "mean and sd within a run over its last snapshots"
         last = f"last {c.trailing.snapshots}: {tables.trailing(c.trailing)}"
         lines.append(f'<div class="tail" title="{about}">{last}</div>')
+    if c.best:
+        lines.append(f'<div class="tail" title="{escape(tables.BEST)}">best {tables.best(c)} kimg</div>')
     lines.append(_paper(c))
     return f"<td>{''.join(lines)}</td>"
 

@@ -114,9 +114,10 @@ def _pair(arm: _Arm, *, faint: bool = False) -> tuple[charts.Band | None, charts
 
 
 def _curves(arms: list[_Arm]) -> str:
-    """DI of snapshots and all losses over training; DI against FID at the end."""
+    """DI of snapshots, the distance that chose the best, and all losses over training; DI against FID at the end."""
     losses = dict.fromkeys(k for a in arms for o in a.outcomes for k in o.result.get("series", {}))
-    keys = ["eval/di", "loss/g", "loss/d", *(k for k in losses if k.startswith("loss/") and k not in _MAIN)]
+    distances = dict.fromkeys(f"eval/{o.result['best']['by']}" for a in arms for o in a.outcomes if "best" in o.result)
+    keys = ["eval/di", *distances, "loss/g", "loss/d", *(k for k in losses if k.startswith("loss/") and k not in _MAIN)]
     figures = [_scatter(arms)]
     for key in keys:
         bands = [b for a in arms if (b := a.band(key))]

@@ -211,13 +211,14 @@ def first_seeds(experiment: Experiment) -> frozenset[str]:
 # ── disk ─────────────────────────────────────────────────────────────────────
 
 
-def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int) -> int:
-    """About what stays of a trial: its last checkpoints (float32 weights, EMA, two moments of Adam) and a grid
-    of 64 images per snapshot, uncompressed."""
+def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int, best: bool = False) -> int:
+    """About what stays of a trial: its last checkpoints (float32 weights, EMA, two moments of Adam), the weights of
+    the best snapshot where one is kept, and a grid of 64 images per snapshot, uncompressed."""
     copies_g = 4 if train.ema_kimg else 3
     checkpoint = 4 * (copies_g * params_g + 3 * params_d)
     grids = 1 if train.snapshot_kimg is None else int(train.total_kimg // train.snapshot_kimg) + 1
-    return KEEP * checkpoint + grids * 64 * 3 * resolution**2
+    checkpoints = KEEP * checkpoint + best * 4 * ((copies_g - 2) * params_g + params_d)
+    return checkpoints + grids * 64 * 3 * resolution**2
 
 
 def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
@@ -246,7 +247,7 @@ def disk(trials: Iterable[Entry]) -> tuple[int, int]:
         key = repr((e.trial.backbone, e.trial.variants, e.trial.conditional, side))
         classes = CLASSES if e.trial.conditional else 0
         g, d = sizes.get(key) or sizes.setdefault(key, parameters(e.trial, side, classes))
-        total += disk_bytes(e.trial.train, g, d, side)
+        total += disk_bytes(e.trial.train, g, d, side, e.trial.eval.during is not None)
     return total, unknown
 
 

@@ -77,6 +77,13 @@ class Outcome:
         return statistics.summary(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
+class Best(NamedTuple):
+    """The same metric of the snapshots that `eval.during` found best, and after how many images they were taken."""
+
+    values: tuple[float, ...]
+    nimg: tuple[int, ...]
+
+
 class Trailing(NamedTuple):
     """The last snapshots of a cell's runs: mean over all, and the typical (root mean square) sd within a run."""
 
@@ -94,6 +101,7 @@ class Cell:
     values: Mapping[int, float]
     summary: Summary | None
     trailing: Trailing | None
+    best: Best | None
     mixed: bool  # its trials, or those it is compared with, differ in more than the seed
     paired: Paired | None = None
     p_holm: float | None = None
@@ -289,12 +297,15 @@ def _cell(
     reference = [o for o in against or () if name in o.scores]
     values = {o.trial.seed: o.scores[name].value for o in scored}
     tails = [t for o in scored if (t := o.trailing(name))]
+    kept = [o.result["best"] for o in scored if name in o.result.get("best", {}).get("metrics", {})]
+    best = Best(tuple(b["metrics"][name]["value"] for b in kept), tuple(b["nimg"] for b in kept))
     cell = Cell(
         planned=len(group),
         waiting=tuple("not finite" if name in o.not_finite else o.word for o in group if o not in scored),
         values=values,
         summary=statistics.summary(list(values.values())) if values else None,
         trailing=_pool(tails) if scored and len(tails) == len(scored) else None,
+        best=best if scored and len(kept) == len(scored) else None,
         mixed=len({_kind(o, name) for o in scored + reference}) > 1,
         paper=paper,
     )

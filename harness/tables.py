@@ -16,6 +16,10 @@ from harness.report import Cell, MetricTable, Outcome, Report, TableReport, Trai
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
 NAMES = {"fid50k_full": "FID", "di": "DI", "di_calibrated": "calibrated DI"}
 NOTHING = "–"
+BEST = (
+    "best: the snapshot with the least distance (eval.during), scored by the whole pass; chosen in hindsight, so arms "
+    "are compared by the last"
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,16 @@ def difference(cell: Cell) -> str:
     return estimate(pair.summary.mean, pair.summary.half, signed=True) if pair else NOTHING
 
 
+def best(cell: Cell) -> str:
+    """`7.52 (320 to 400)`: the best snapshots' mean over seeds, and after how many thousand images they were taken."""
+    if cell.best is None:
+        return NOTHING
+    first, last = min(cell.best.nimg) / 1000, max(cell.best.nimg) / 1000
+    mean = math.fsum(cell.best.values) / len(cell.best.values)
+    when = f"{first:g}" if first == last else f"{first:g} to {last:g}"
+    return f"{number(mean, cell.summary and cell.summary.half)} ({when})"
+
+
 def paper(cell: Cell) -> str:
     """The paper's figure with its difference to the paper's baseline."""
     if cell.paper is None:
@@ -114,7 +128,7 @@ def grid(t: TableReport) -> Grid:
     several = len(t.table.settings) > 1
     header = ["Setting"] * several + ["Arm", "Seeds"]
     for m in t.headline:
-        header += [f"{name(m.name)} {ARROW[m.better]}", "vs baseline"]
+        header += [f"{name(m.name)} {ARROW[m.better]}", "vs baseline"] + ["best (kimg)"] * has_best(m)
         header += ["paper", "verdict"] * beside_paper(m)
     rows = []
     for setting in t.table.settings:
@@ -122,10 +136,13 @@ def grid(t: TableReport) -> Grid:
             row = [t.label(setting)] * several + [t.label(arm), seeds(t.outcomes[setting, arm])]
             for m in t.headline:
                 cell = m.cells[setting, arm]
-                row += [ours(cell), difference(cell)]
+                row += [ours(cell), difference(cell)] + [best(cell)] * has_best(m)
                 row += [paper(cell), verdict(cell)] if beside_paper(m) else []
             rows.append(tuple(row))
-    notes = ("mean over seeds ± half of the 95 % t-interval; differences are paired by seed", *tails(t), *t.notes)
+    about = ["mean over seeds ± half of the 95 % t-interval; differences are paired by seed"]
+    if any(has_best(m) for m in t.headline):
+        about.append(BEST)
+    notes = (*about, *tails(t), *t.notes)
     return Grid(t.table.title, tuple(header), tuple(rows), notes, 2 + several)
 
 
@@ -142,6 +159,11 @@ def secondary(t: TableReport) -> Grid | None:
     ]
     header = (*["Setting"] * several, "Arm", *(f"{name(m.name)} {ARROW[m.better]}" for m in rest))
     return Grid(f"{t.table.title}: other metrics", header, tuple(rows), (), 1 + several)
+
+
+def has_best(m: MetricTable) -> bool:
+    """Was a best snapshot scored in any cell of this metric?"""
+    return any(c.best for c in m.cells.values())
 
 
 def beside_paper(m: MetricTable) -> bool:
@@ -281,7 +303,7 @@ def results_csv(report: Report) -> str:
     metrics = sorted({m for o in report.outcomes for m in o.scores})
     rows = []
     for o in report.outcomes:
-        cost, facts = o.result.get("cost", {}), o.facts()
+        cost, facts, kept = o.result.get("cost", {}), o.facts(), o.result.get("best", {})
         row: dict[str, Any] = {
             "id": o.trial.id, "seed": o.trial.seed, "state": o.word, "reason": o.reason,
             "serves": " ".join(f"{p.table}/{p.setting}/{p.arm}" for p in o.serves),
@@ -294,6 +316,8 @@ def results_csv(report: Report) -> str:
             row |= {m: score and score.value, f"{m}.se": score and score.se}
             row[f"{m}.protocol"] = fingerprint(score.protocol) if score else None
             row |= {f"{m}.snapshots_mean": tail.mean, f"{m}.snapshots_sd": tail.sd} if tail else {}
+            row |= {f"{m}.best": kept["metrics"][m]["value"]} if m in kept.get("metrics", {}) else {}
+        row |= {"best.nimg": kept["nimg"], "best.by": kept["by"]} if kept else {}
         rows.append(row | {f"cost.{k}": v for k, v in cost.items()})
     return _csv(rows)
 

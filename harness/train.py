@@ -59,8 +59,12 @@ class State:
         named = {"g": self.g, "d": self.d, "g_ema": self.g_ema}
         return {name: m for name, m in named.items() if m is not None}
 
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the networks alone, which is all that scoring needs."""
+        return {f"{name}/{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
+
     def tensors(self) -> dict[str, Tensor]:
-        out = {f"{name}/{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
+        out = self.weights()
         out |= pack_optimizer("opt_g", self.opt_g) | pack_optimizer("opt_d", self.opt_d)
         out |= {f"places/{k}": torch.tensor(v) for k, v in self.stats.places.items()}
         return out | {"pl_mean": self.pl_mean} | {f"stats/{k}": v for k, v in self.stats.stacked().items()}

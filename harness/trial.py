@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import Discriminator
-from harness import checkpoint, config, files, gallery, plugins
+from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
 from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
@@ -131,6 +131,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
     result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
     metrics: dict[str, Any] = {}
+    best: dict[str, Any] | None = None
     drawn: dict[str, str] = {}
     try:
         with team(options.resources.world, device, _follow, raw, plain(options), state.nimg, str(folder)):
@@ -140,11 +141,19 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         if not ended:
             raise Interrupted
         keep.finish(state)
-        metrics = score(trial, state, data, heldout, device, live)
+        metrics = scoring.of_last(trial, state, data, heldout, live)
+        best = scoring.of_best(keep.watch, state, metrics, heldout, live)
         drawn = draw(trial, state, data, folder)
     except Diverged as e:
         # A diverged run is a result with its nimg, never a number.
         result |= {"status": "diverged", "reason": str(e)}
+        metrics, best = {}, None
+    except BaseException:
+        journal.close()
+        raise
+    if best:
+        journal.metrics(best["nimg"], {f"best/{name}": record["value"] for name, record in best["metrics"].items()})
+        result["best"] = best
     journal.metrics(state.nimg, {f"final/{name}": record["value"] for name, record in metrics.items()})
     result |= {
         "nimg": state.nimg,
@@ -218,8 +227,6 @@ def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
 def preflight(trials: Iterable[Trial], place: str) -> None:
     """Raise UserError for whatever would fail only after training has begun; each distinct data set,
     network and way of scoring is tried once."""
-    from harness import evaluate
-
     sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     seen = set()
     for trial in trials:
@@ -243,32 +250,15 @@ def preflight(trials: Iterable[Trial], place: str) -> None:
             raise UserError(f"{place}: {trial.backbone.name}: {e}") from None
         with torch.device("meta"):  # shapes without memory: does every variant find its sites?
             build(trial, data, torch.device("meta"))
-        evaluate.check(trial.eval, data, heldout)
-
-
-def score(
-    trial: Trial, state: State, data: ImageSet, heldout: ImageSet | None, device: torch.device, live: Live
-) -> dict[str, Any]:
-    """The one evaluation pass over the trained networks."""
-    from harness import evaluate
-
-    ema = state.g_ema if trial.eval.weights != "raw" else None
-
-    def progress(done: int, total: int) -> None:
-        live.check()
-        live.update(state="scoring", message=f"{done}/{total} images")
-
-    return evaluate.evaluate(
-        ema or state.g, state.d, data, heldout, trial.eval,
-        seed=trial.seed, conditional=trial.conditional, device=device, cache=evaluate.cache_folder(),
-        weights_used="ema" if ema else "raw", progress=progress,
-    )  # fmt: skip
+        for asked in (trial.eval, trial.eval.while_training):
+            if asked is not None:
+                evaluate.check(asked, data, heldout)
 
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    ema = state.g_ema if trial.eval.weights != "raw" else None
-    model = gallery.trained(trial, ema or state.g, state.d, data, "ema" if ema else "raw", state.nimg)
+    g, weights = scoring.chosen(trial, state)
+    model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
     return gallery.draw(model, folder)
 
 

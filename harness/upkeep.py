@@ -1,4 +1,4 @@
-"""What happens between steps: ticks of losses and scores, sample grids, checkpoints, stopping."""
+"""What happens between steps: ticks of losses and scores, sample grids, distances, checkpoints, stopping."""
 
 import resource
 import time
@@ -19,6 +19,7 @@ from harness.generator import SpatialGenerator
 from harness.journal import Journal
 from harness.rng import Streams
 from harness.scores import quick_di, score_summary
+from harness.scoring import Watch
 from harness.train import State, batch, to_device
 
 GRID = 64  # images in a sample grid
@@ -28,7 +29,7 @@ SCORED = 256  # reals and fakes scored at a snapshot
 class Upkeep:
     """Called before every step; True asks the loop to stop.
 
-    The order is report, sample, save: a checkpoint never commits a state that was not
+    The order is report, sample, measure, save: a checkpoint never commits a state that was not
     reported, and a resumed trial never reports twice.
     """
 
@@ -45,6 +46,7 @@ class Upkeep:
         self.trial, self.data, self.folder, self.journal, self.live = trial, data, folder, journal, live
         self.checkpoint_s = checkpoint_s
         self.seen = resumed["nimg"] if resumed else -1  # nimg of the last call
+        self.watch = Watch(trial, data, folder, resumed)
         self.train_s = resumed["train_s"] if resumed else 0.0
         self.complete = bool(resumed and resumed["complete"])
         self._saved = self._tick = self._clock = time.monotonic()
@@ -57,6 +59,9 @@ class Upkeep:
             self.report(state)
         if self._crossed(state.nimg, self.trial.train.snapshot_kimg):
             self.sample(state)
+        during = self.trial.eval.during
+        if during and state.nimg and self._crossed(state.nimg, during.kimg):
+            self.measure(state)
         self.seen = state.nimg
         self.live.update(nimg=state.nimg)
         stop = self.live.control.stop()
@@ -72,6 +77,8 @@ class Upkeep:
         self.train_s += time.monotonic() - self._clock
         self.report(state)
         self.sample(state)
+        if self.trial.eval.during:
+            self.measure(state)
         self.seen = state.nimg
         self.live.update(force=True, nimg=state.nimg)
         self.save(state, complete=True)
@@ -114,9 +121,16 @@ class Upkeep:
         gallery.note_attention(gallery.trained(self.trial, g, d, self.data, "ema", state.nimg), self.folder)
         values = quick_di(*self._scores(g, d, state.pl_mean.device))
         self.journal.metrics(state.nimg, {f"eval/{k}": v for k, v in values.items()})
-        self.live.update(latest=values)
+        self.live.update(latest={**self.live.now["latest"], **values})
         g.train(state.g_ema is None)
         d.train()
+
+    def measure(self, state: State) -> None:
+        """The distance to the data that the trial asks for while it trains."""
+        self.finite(state)
+        values = self.watch.measure(state, lambda done, total: self.live.update())
+        self.journal.metrics(state.nimg, {f"eval/{k}": v for k, v in values.items()})
+        self.live.update(latest={**self.live.now["latest"], **values})
 
     def _scores(self, g: SpatialGenerator, d: Discriminator, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
         """Raw scores of `SCORED` reals and fakes, the same ones at every snapshot, in batches as in evaluation."""
@@ -143,9 +157,11 @@ class Upkeep:
             "fingerprint": self.data.fingerprint,
             "train_s": self.train_s,
             "complete": complete,
+            "best": self.watch.best,
             "config": config.to_plain(self.trial),
         }
         checkpoint.save(self.folder / "checkpoints", state.tensors(), meta)
+        self.watch.committed()
         self._saved = time.monotonic()
 
     def costs(self) -> dict[str, float]:

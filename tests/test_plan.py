@@ -119,6 +119,7 @@ def test_disk_is_two_checkpoints_and_the_grids():
     weights = 4 * (4 * 1000 + 3 * 100)  # G, EMA and two moments; D and two moments; 4 bytes each
     assert plan.disk_bytes(t, 1000, 100, 8) == 2 * weights + 3 * 64 * 3 * 64
     assert plan.disk_bytes(Train(total_kimg=10), 1000, 100, 8) == 2 * 4 * (3 * 1100) + 64 * 3 * 64
+    assert plan.disk_bytes(t, 1000, 100, 8, best=True) == plan.disk_bytes(t, 1000, 100, 8) + 4 * (2 * 1000 + 100)
 
 
 def test_a_checkpoint_is_as_large_as_planned(experiment, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import files, report, tables
+from harness import files, page, report, tables
 from harness.errors import UserError
 from tests import fake_results as fake
 from tests.fake_results import finish, live, score
@@ -205,6 +205,34 @@ def test_last_snapshots_beside_the_final_value(tmp_path):
         finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": points})
     last = cell(only_table(tmp_path), "di", "baseline").trailing
     assert last == (5, pytest.approx(4.0), pytest.approx(math.sqrt(2.5)))
+
+
+def test_the_best_snapshot_stands_beside_the_last_and_decides_nothing(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
+    for t, last, best, nimg in zip(
+        trials("align"), (17.0, 16.0, 18.0), (15.0, 14.5, 15.5), (320, 360, 400), strict=True
+    ):
+        kept = {
+            "nimg": nimg * 1000,
+            "by": "fid5k_full",
+            "value": 30.0,
+            "among": 9,
+            "metrics": {"fid50k_full": score(best)},
+        }
+        finish(tmp_path, t, {"fid50k_full": last}, best=kept)
+    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    t = rep.tables[0]
+    align = cell(t, "fid50k_full", "align")
+    assert align.summary.mean == align.paired.summary.mean + 24 == pytest.approx(17.0)
+    grid = tables.grid(t)
+    shown = dict(zip(grid.header, next(r for r in grid.rows if r[0] == "+ L_align"), strict=True))
+    assert shown["best (kimg)"] == "15.00 (320 to 400)"
+    assert next(r for r in grid.rows if r[0] == "Baseline")[grid.header.index("best (kimg)")] == tables.NOTHING
+    assert tables.BEST in grid.notes
+    assert "best 15.00 (320 to 400) kimg" in page.html(rep)
+    rows = {r["id"]: r for r in csv.DictReader(io.StringIO(tables.results_csv(rep)))}
+    row = rows[trials("align")[1].id]
+    assert (row["best.nimg"], row["best.by"], row["fid50k_full.best"]) == ("360000", "fid5k_full", "14.5")
 
 
 def test_trial_that_serves_two_tables_is_one_row(tmp_path):
