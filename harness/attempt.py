@@ -45,14 +45,21 @@ def make(
         module, _, function = worker.partition(":")
         return Ended(getattr(importlib.import_module(module), function)(config, folder, run, control, number))
     except Exception as e:
-        if _owner(folder) != number:
-            return Ended("interrupted", "another driver took this trial over")
-        with contextlib.suppress(OSError):
-            (folder / "traceback.txt").write_text(traceback.format_exc())
-        kind = type(e).__name__
-        text = f"{kind}: {' '.join(str(e).split())}"[:500]
-        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text, fatal=full)
+        return failure(e, folder, number)
+
+
+def failure(e: Exception, folder: Path, number: int) -> Ended:
+    """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
+    if _owner(folder) != number:
+        return Ended("interrupted", "another driver took this trial over")
+    kind = type(e).__name__
+    text = f"{kind}: {' '.join(str(e).split())}"[:500]
+    if kind == "Lost":
+        return Ended("crashed", f"another of its processes was lost ({text})")
+    with contextlib.suppress(OSError):
+        (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
+    full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text, fatal=full)
 
 
 def bump(folder: Path) -> int:

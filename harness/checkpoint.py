@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -60,6 +61,11 @@ def check_writable(folder: Path, option: str = "--results") -> None:
 def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     """The content of a checkpoint file."""
     return to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"meta": json.dumps(meta)})
+
+
+def decode(data: bytes) -> dict[str, Tensor]:
+    """The tensors of `encode`."""
+    return from_bytes(data)
 
 
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:

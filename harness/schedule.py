@@ -17,10 +17,12 @@ BACKOFF_S = 1.0, 30.0  # pause before the first retry; it doubles up to the seco
 
 
 class Share(NamedTuple):
-    """What one trial reserves. `gpus`: a fraction below 1, or whole."""
+    """What one trial reserves. `gpus`: a fraction below 1, or whole, shared by its processes; `cpus`: for each
+    process."""
 
     gpus: float
     cpus: int
+    processes: int = 1
 
 
 class Ended(NamedTuple):

@@ -16,7 +16,7 @@ from harness.checkpoint import pack_optimizer, unpack_optimizer
 from harness.config import Adam, Train
 from harness.datasets import ImageSet
 from harness.generator import SpatialGenerator
-from harness.ranks import agree
+from harness.ranks import agree, interleaved, summed
 from harness.rng import Streams, stream
 from harness.variants import GTerm
 
@@ -32,6 +32,11 @@ class Stats:
     def add(self, name: str, value: Tensor) -> None:
         self.places.setdefault(name, []).append(sum(map(len, self.values.values())))
         self.values.setdefault(name, []).append(value.detach())
+
+    def join(self, step: "Stats") -> None:
+        """Append the values of a step: those of every process, as one alone would have made them."""
+        for name, values in step.values.items():
+            self.values.setdefault(name, []).extend(interleaved(values))
 
     def stacked(self) -> dict[str, Tensor]:
         return {name: torch.stack(v) for name, v in self.values.items()}
@@ -120,7 +125,7 @@ def train(
     added to G's loss. Under torch.distributed each process takes its share of the
     microbatches; gradients are those of one process with the same microbatches.
     """
-    g, d, opt_g, opt_d, stats = state.g, state.d, state.opt_g, state.opt_d, state.stats
+    g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
     gan = losses.ADVERSARIAL[t.loss]
     device = state.pl_mean.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -149,6 +154,7 @@ def train(
         stop = upkeep(state)
         if agree(stop, device) if world > 1 else stop:
             return False
+        stats = Stats()
         if t.lr_decay == "linear":
             left = 1 - state.nimg / total
             opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"] = lr_g * left, lr_d * left
@@ -219,9 +225,10 @@ def train(
                 stats.add("loss/path_length", penalty.mean())
             _share_gradients(g, world)
             if world > 1:
-                dist.all_reduce(state.pl_mean.div_(world))
+                summed(state.pl_mean.div_(world))
             opt_g.step()
 
+        state.stats.join(stats)
         state.nimg += t.batch_size * t.d_steps
         if state.g_ema is not None:
             assert t.ema_kimg is not None
@@ -268,6 +275,6 @@ def _share_gradients(module: nn.Module, world: int) -> None:
         return
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([grad.reshape(-1) for grad in grads])
-    dist.all_reduce(flat)
+    summed(flat)
     for grad, piece in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
         grad.copy_(piece.view_as(grad))

@@ -23,7 +23,7 @@ from harness.datasets import ImageSet
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
 from harness.journal import Journal, series
-from harness.ranks import team
+from harness.ranks import device_index, same, team
 from harness.rng import Streams, derive
 from harness.schema import parse, plain
 from harness.train import State, new_state, train
@@ -134,7 +134,9 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     best: dict[str, Any] | None = None
     drawn: dict[str, str] = {}
     try:
-        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg, str(folder)):
+        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
+            if saved is not None and state.nimg:
+                same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
             ended = train(
                 state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=keep
             )  # fmt: skip
@@ -173,18 +175,15 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         raise Diverged(result["reason"])
 
 
-def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int, folder: str) -> None:
-    """What ranks 1, 2, ... do: the same steps from the same checkpoint, without upkeep."""
+def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
+    """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
     trial, options = config.parse_trial(raw, "trial"), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
     g, d, terms = build(trial, data, device)
     state = new_state(g, d, trial.train)
     if nimg:
-        saved = checkpoint.load_latest(Path(folder) / "checkpoints")
-        if saved is None or saved.meta["nimg"] != nimg:
-            raise RuntimeError(f"{folder}: rank 0 resumed after {nimg} images from a checkpoint that rank {rank} lacks")
-        state.load(saved.tensors, nimg)
+        state.load(checkpoint.decode(same(None, device)), nimg)
 
     def forget(state: State) -> bool:
         state.stats.clear()
@@ -268,7 +267,9 @@ def prepare_device(options: Run, trial: Trial, rank: int = 0) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = trial.train.tf32
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device: 'cuda', but this process sees no CUDA device; set run.device=cpu or auto")
-    return torch.device(f"cuda:{rank}" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device(
+        f"cuda:{device_index(rank)}" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OWNERS = {
-    "ray": "harness/launch.py",
+    "ray": "harness/cluster.py",
     "mlflow": "harness/tracking.py",
     "torch_fidelity": "harness/metrics/_features.py",
     "rich": "harness/console.py",

@@ -19,6 +19,7 @@ from harness import attempt, lock
 from harness.config import Run
 from harness.errors import UserError
 from harness.launch import launch
+from tests.clusters import nodes
 from tests.fake_trials import entry, finished
 
 ROOT = Path(__file__).parent.parent
@@ -275,51 +276,37 @@ def test_stop_from_another_terminal_and_resume(short):
     assert end(start(short, trials))[0] == 0 and points(short, **trials[0]) == list(range(300))
 
 
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-nodes = [cluster.add_node(num_cpus=2, num_gpus=1) for _ in range(2)]
-cluster.wait_for_nodes(timeout=180)
-print(cluster.address, flush=True)
-for line in sys.stdin:
-    cluster.remove_node(nodes.pop(), allow_graceful=False)
-    print("removed", flush=True)
-cluster.shutdown()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("auth", ["disabled", "token"])
 def test_a_cluster_of_three_nodes_loses_one(short, auth):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(short), "RAY_AUTH_MODE": auth}
-    env["RAY_raylet_start_wait_time_s"] = "180"  # on a busy machine
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], env=env, cwd=short, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert cluster.stdin and cluster.stdout
-    try:
-        address = next(line.strip() for line in cluster.stdout if line[:1].isdigit())
+    with nodes(short, (1, 0), (2, 1), (2, 1), auth=auth) as cluster:
         trials = [{"name_": n, "steps": 400, "step_s": 0.05} for n in "abcde"]
-        run, options = {"resources": {"gpus": 0.5}, "retries": 3}, {"address": address}
-        code, _, err = end(start(short, trials, {"resources": {"gpus": 2}}, options))
-        assert code == 2 and "1 GPUs and 2 cores" in err and "no node has as much" in err
+        run, options = {"resources": {"gpus": 0.5}, "retries": 3}, {"address": cluster.address}
+        code, _, err = end(start(short, trials, {"resources": {"gpus": 4}}, options))
+        assert code == 2 and "1 GPUs and 2 cores" in err and "they hold no 4 processes of 1 GPUs" in err
         driver = start(short, trials, run, options)
         until(lambda: len({r["id"] for r in told(short) if r.get("nimg", 0) > 20}) == 4, 150)
         assert len({r["id"] for r in told(short)}) == 4  # two halves on each of two GPUs
-        cluster.stdin.write("remove\n")
-        cluster.stdin.flush()
+        cluster.lose_one()
         code, _, err = end(driver, 240)
         assert code == 0, err
         assert set(words(short).values()) == {"done"}
         assert sum(r["word"] == "waiting" for r in told(short)) >= 2
         for t in trials:
             assert points(short, **t) == list(range(400))
-    finally:
-        cluster.stdin.close()
-        cluster.wait(30)
-        cluster.stdout.close()
+
+
+@pytest.mark.slow
+def test_shares_are_measured_and_whole_gpus_span_nodes(short):
+    with nodes(short, (1, 0), (4, 1), (4, 1)) as cluster:
+        options = {"address": cluster.address, "probe": "tests.fake_trials:measure"}
+        trials = [{"name_": n, "steps": 100, "step_s": 0.05, "memory": 0.3} for n in "abcd"]
+        driver = start(short, trials, {}, options)
+        until(lambda: len({r["id"] for r in told(short) if r.get("nimg", 0) > 2}) == 4, 90)
+        assert end(driver)[0] == 0 and set(words(short).values()) == {"done"}
+        # One trial for two GPUs on two nodes: it fills one, and the other would stand idle.
+        code, _, err = end(start(short, [{"name_": "big", "memory": 0.9}], {}, options))
+        assert (code, err) == (0, "") and words(short) == {"big": "done"}
 
 
 @pytest.mark.slow
