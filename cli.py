@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -96,13 +97,14 @@ def parser() -> argparse.ArgumentParser:
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import checkpoint, console, files, report, tables, trial
+    from harness import plan as plans
     from harness.launch import launch
     from harness.matrix import Entry, entries
     from harness.sink import Sink
 
     _use_inception_weights(args)
     experiment = files.load(args.experiment, args.set)
-    todo = entries(experiment)
+    todo = entries(experiment, partial(plans.seconds, records=plans.measured()))
     results = args.results.absolute()
 
     def finished(entry: Entry) -> str | None:
@@ -146,7 +148,7 @@ def plan(args: argparse.Namespace) -> int:
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment = files.load(args.experiment, args.set)
-    every = entries(experiment)
+    every = entries(experiment, partial(plans.seconds, records=plans.measured()))
     states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
     todo = [e for e, state in zip(every, states, strict=True) if state is None]
     records = plans.finished_here(args.results) + plans.measured()

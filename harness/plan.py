@@ -135,6 +135,12 @@ def finished_here(results: Path) -> list[Record]:
     return sorted(found, key=lambda r: -r.images_per_s)
 
 
+def seconds(trial: Trial, records: Iterable[Record]) -> float:
+    """How long the trial trains, for the order of launching: on a GPU, else on a core, else 0 for not known."""
+    known = speed(trial, "gpu", records) or speed(trial, "cpu", records)
+    return images(trial) / known.images_per_s if known else 0.0
+
+
 # ── time ─────────────────────────────────────────────────────────────────────
 
 

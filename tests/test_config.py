@@ -127,6 +127,9 @@ def test_one_seed_of_every_cell_comes_first(load):
     e = load(settings="{dear: {train.total_kimg: 5}, cheap: {train.total_kimg: 2}}")
     order = [(x.trial.seed, x.trial.train.total_kimg) for x in entries(e)]
     assert order == sorted(order)
+    longest = [x.trial for x in entries(e, lambda t: 1.0 + len(t.variants))]
+    key = [(t.seed, t.train.total_kimg, -len(t.variants)) for t in longest]
+    assert key == sorted(key) and {t.id for t in longest} == {x.id for x in entries(e)}
 
 
 @pytest.mark.parametrize(
