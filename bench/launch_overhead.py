@@ -1,24 +1,42 @@
-"""What launching costs: `python -m bench.launch_overhead [TRIALS]` prints one JSON object.
+"""What launching costs, into bench/launch_overhead.json and .md: `python -m bench.launch_overhead [--trials 500]`.
 
-Trials that do nothing, through the real launcher and a Ray of its own: time to the first one,
-trials per minute after it, memory of the driver, and the time to find that all is finished.
+Through the real launcher and a Ray of its own: time to the first step of a real training, wall time that launching
+adds to a trial, trials that do nothing per minute, the driver's memory, and the time to find that all is finished.
 """
 
+import argparse
 import json
 import os
+import platform
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from harness.attempt import Control
-from harness.config import Eval, Plugin, Run, Train, Trial
+from harness.config import Eval, Plugin, Run, Train, Trial, to_plain
 from harness.launch import launch
-from harness.matrix import Cell, Entry
-from harness.schema import parse
+from harness.matrix import Cell, Entry, entries
+from harness.schema import parse, plain
+
+OUT = Path(__file__).with_suffix(".json")
+ROOT = OUT.parent.parent
+TRAINING = """
+name: overhead
+preset: chainer
+seeds: [{seeds}]
+dataset: {{name: synthetic, resolution: 32, num_images: 512}}
+backbone: {{width: 0.25}}
+train: {{total_kimg: {kimg}, batch_size: 16, tick_kimg: 0.064}}
+eval: {{num_fakes: 64, metrics: [disequilibrium]}}
+run: {{device: cpu, resources: {{cpus: {cpus}}}}}
+"""
 
 
 def noop(config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, attempt: int) -> str:
@@ -27,8 +45,8 @@ def noop(config: dict[str, Any], folder: Path, run: dict[str, Any], control: Con
     return "done"
 
 
-def entries(number: int) -> list[Entry]:
-    """So many different trials."""
+def nothing(number: int) -> list[Entry]:
+    """So many different trials for `noop`."""
     made = []
     for seed in range(number):
         trial = Trial(Plugin("none", Run()), Plugin("none", Run()), False, (), Train(), Eval(()), seed)
@@ -36,17 +54,13 @@ def entries(number: int) -> list[Entry]:
     return made
 
 
-def measure(number: int) -> dict[str, float]:
-    """Seconds, trials per minute and MiB; see the names."""
-    todo, run = entries(number), parse(Run, {}, "run")
-    starts: list[float] = []
+class Launched:
+    """A launch of `todo` in `results`, timed: seconds from its start until each trial was first seen, and ended."""
 
-    def seen(id: str, word: str, report: dict[str, Any]) -> None:
-        if word == "done":
-            starts.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder)
+    def __init__(self, todo: list[Entry], results: Path, run: Run, worker: str) -> None:
+        self.seen: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
+        began = time.perf_counter()
 
         def finished(entry: Entry) -> str | None:
             try:
@@ -54,30 +68,131 @@ def measure(number: int) -> dict[str, float]:
             except OSError:
                 return None
 
-        def go() -> float:
-            """Seconds from here to the end of a launch."""
-            began = time.perf_counter()
-            words = launch(
-                todo, results, run, experiment="bench", finished=finished, on_progress=seen,
-                worker="bench.launch_overhead:noop",
-            )  # fmt: skip
-            assert set(words.values()) == {"done"}
-            return time.perf_counter() - began
+        def tell(id: str, word: str, report: dict[str, Any]) -> None:
+            self.seen.setdefault(id, time.perf_counter() - began)
+            if word == "done":
+                self.ended[id] = time.perf_counter() - began
 
-        began = time.perf_counter()
-        whole = go()
+        words = launch(todo, results, run, experiment="bench", finished=finished, on_progress=tell, worker=worker)
+        assert set(words.values()) == {"done"}
+        self.whole = time.perf_counter() - began
+
+
+def trials_that_do_nothing(number: int) -> dict[str, float]:
+    todo, run = nothing(number), parse(Run, {}, "run")
+    with tempfile.TemporaryDirectory() as folder:
+        first = Launched(todo, Path(folder), run, "bench.launch_overhead:noop")
         memory = psutil.Process(os.getpid()).memory_info().rss / 2**20
-        again = go()
+        again = Launched(todo, Path(folder), run, "bench.launch_overhead:noop")
+    ends = sorted(first.ended.values())
     return {
-        "trials": number,
-        "first_trial_done_s": round(starts[0] - began, 2),
-        "trials_per_minute_after_it": round((len(starts) - 1) / (starts[-1] - starts[0]) * 60),
-        "trials_per_minute_in_all": round(number / whole * 60),
-        "whole_s": round(whole, 2),
-        "driver_rss_mib": round(memory),
-        "finished_again_s": round(again, 3),
+        f"first_of_{number}_done_s": round(ends[0], 2),
+        f"trials_per_minute_of_{number}": round((len(ends) - 1) / (ends[-1] - ends[0]) * 60),
+        f"trials_per_minute_of_{number}_with_start_and_end": round(number / first.whole * 60),
+        f"driver_rss_mib_at_{number}": round(memory),
+        f"{number}_found_finished_s": round(again.whole, 3),
     }
 
 
+@contextmanager
+def experiment(seeds: int, kimg: float) -> Iterator[tuple[Path, list[Entry], Run]]:
+    """Real trainings, each with all cores to itself: one after another however they are launched."""
+    from harness import files
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "overhead.yaml")
+        numbers = ", ".join(map(str, range(seeds)))
+        path.write_text(TRAINING.format(seeds=numbers, kimg=kimg, cpus=os.cpu_count() or 1))
+        loaded = files.load(path)
+        yield Path(folder), list(entries(loaded)), loaded.run
+
+
+def plain_loop(seeds: int, kimg: float) -> float:
+    """Seconds for the same trainings one after another in this process, from the first one's start."""
+    from harness import trial
+
+    with experiment(seeds, kimg) as (folder, todo, run):
+        began = time.perf_counter()
+        for e in todo:
+            assert trial.run(to_plain(e.trial), folder / e.id, plain(run), Control()) == "done"
+        return time.perf_counter() - began
+
+
+def added_per_trial(seeds: int, kimg: float) -> dict[str, float]:
+    """Launched against a plain loop in a fresh process. Start and end of Ray are not in it, start of workers is."""
+    command = [sys.executable, "-m", "bench.launch_overhead", "--plain", str(seeds), str(kimg)]
+    environ = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    alone = float(subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True).stdout)
+    with experiment(seeds, kimg) as (folder, todo, run):
+        launched = Launched(todo, folder, run, "harness.trial:run")
+    under_ray = max(launched.ended.values()) - min(launched.seen.values())
+    return {
+        "trainings": seeds,
+        "plain_loop_s_per_training": round(alone / seeds, 3),
+        "launched_s_per_training": round(under_ray / seeds, 3),
+        "added_s_per_training": round((under_ray - alone) / seeds, 3),
+        "added_percent": round((under_ray / alone - 1) * 100, 2),
+    }
+
+
+def to_first_step() -> float:
+    """Seconds from the command to the first trained step that the results folder tells of; it is told each second."""
+    with experiment(1, 100) as (folder, todo, _):
+        command = [sys.executable, "cli.py", "matrix", str(folder / "overhead.yaml"), "--results", str(folder)]
+        began = time.perf_counter()
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = folder / "trials" / todo[0].id / "state.json"
+        try:
+            while not (state.exists() and json.loads(state.read_text())["nimg"]):
+                assert driver.poll() is None, "the driver ended before its first step"
+                time.sleep(0.02)
+            return round(time.perf_counter() - began, 2)
+        finally:
+            driver.terminate()
+            driver.wait()
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = [f"| {key.replace('_', ' ')} | {value} |" for key, value in found.items()]
+    head = """# What launching costs
+
+Written by `python -m bench.launch_overhead`; its docstring says what is timed. Aims: first step within 15 s; under
+1 s and 2 % added to a training; 500 trials a minute; a finished matrix of 1,000 found in 2 s without Ray.
+
+| | |
+| --- | --- |
+"""
+    return head + "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--trials", type=int, nargs="+", default=[500, 1000], help="numbers of trials that do nothing")
+    p.add_argument("--trainings", type=int, default=3)
+    p.add_argument(
+        "--kimg", type=float, default=3.2, help="length of a training; REUSE_S decides who gets a new process"
+    )
+    p.add_argument("--plain", nargs=2, metavar=("N", "KIMG"), help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.plain:
+        print(plain_loop(int(args.plain[0]), float(args.plain[1])))
+        return
+    from harness.trial import commit  # imports torch, which a driver's memory should not hide
+
+    load = f"{os.getloadavg()[0]:.1f}"
+    found: dict[str, Any] = {"command_to_first_step_s": to_first_step()}
+    for number in args.trials:
+        found |= trials_that_do_nothing(number)
+    found |= added_per_trial(args.trainings, args.kimg)
+    found |= {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "load_before": load, "commit": commit(),
+        "python": platform.python_version(),
+    }  # fmt: skip
+    OUT.write_text(json.dumps(found, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(describe(found))
+    print(json.dumps(found, indent=1))
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500)))
+    main()
