@@ -22,7 +22,7 @@ name: one
 preset: tiny32
 dataset: {name: synthetic, resolution: 32, num_images: 64}
 backbone: {z_dim: 16, w_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 8}
-train: {total_kimg: 0.256, batch_size: 8, batch_gpu: 2, tick_kimg: 0.032, snapshot_kimg: 0.128, r1_interval: 3}
+train: {total_kimg: 0.256, batch_size: 8, batch_gpu: 4, tick_kimg: 0.032, snapshot_kimg: 0.128, r1_interval: 3}
 arms: {align: {sel: {}, align: {}}}
 eval: {num_fakes: 64, batch_size: 8, metrics: [disequilibrium]}
 run: {device: cpu, checkpoint_s: 0.2}
@@ -65,8 +65,9 @@ def test_processes_on_several_nodes_train_one_trial_as_one_process_does(short):
     assert end(matrix(short, "alone", "--local"))[0] == 0
     with nodes(short, (1, 0), (1, 1), (1, 1)) as cluster:
         there = ["--ray-address", cluster.address]
-        code, _, err = end(matrix(short, "refused", *there, "--set", "run.resources.gpus=4"), 120)
-        assert code == 2 and "they hold no 4 processes of 1 GPUs (nodes: 0 GPUs and 1 cores; 1 GPUs" in err
+        too_much = ["--set", "run.resources.gpus=2", "--set", "run.resources.cpus=2"]
+        code, _, err = end(matrix(short, "refused", *there, *too_much), 120)
+        assert code == 2 and "they hold no 2 processes of 1 GPUs (nodes: 0 GPUs and 1 cores; 1 GPUs" in err
         code, out, err = end(matrix(short, "two", *there, "--set", "run.resources.gpus=2"), 240)
         assert code == 0, out + err
         assert told(short, "two") == told(short, "alone")
