@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
             p.add_argument(
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
             )
-        p.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default: results)")
+        p.add_argument("--results", default="results", help="folder of results, or its URL (default: results)")
         return p
 
     p = verb("matrix", "train and score every trial of an experiment, then print its tables")
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
-    from harness import checkpoint, console, files, report, tables, trial
+    from harness import checkpoint, console, files, remote, report, tables, trial
     from harness import plan as plans
     from harness.launch import launch
     from harness.matrix import Entry, entries
@@ -121,7 +121,7 @@ def matrix(args: argparse.Namespace) -> int:
         if sink:
             sink.start()
         try:
-            with console.Progress({e.id: e.name for e in todo}) as progress:
+            with console.Progress({e.id: e.name for e in todo}) as progress, remote.refreshed(results):
                 words = launch(
                     todo, results, experiment.run, experiment=experiment.name, finished=finished,
                     on_progress=progress, local=args.local, address=args.ray_address,
@@ -346,11 +346,12 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> None:
     """Write the report's files and print its tables."""
-    from harness import checkpoint, console, tables
+    from harness import checkpoint, console, remote, tables
     from harness.report import write
 
     checkpoint.check_writable(args.results / rep.experiment.name)
     written = write(rep, args.results.absolute())
+    remote.publish(args.results / rep.experiment.name, rep.experiment.name)
     for t in rep.tables:
         grid = tables.grid(t)
         console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
@@ -360,9 +361,11 @@ def _show_report(args: argparse.Namespace, rep: "Report") -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
+    from harness import remote
     from harness.errors import Diverged, UserError
 
     try:
+        args.results = remote.folder(args.results)
         return int(globals()[args.verb.replace("-", "_")](args))
     except UserError as e:
         print(f"nashboard: {e}", file=sys.stderr)

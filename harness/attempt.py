@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from harness import remote
 from harness.errors import UserError
 from harness.schedule import Ended
 
@@ -50,7 +51,7 @@ def make(
 
 def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
-    if _owner(folder) != number:
+    if _owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
     kind = type(e).__name__
     text = f"{kind}: {' '.join(str(e).split())}"[:500]
@@ -72,6 +73,7 @@ def bump(folder: Path) -> int:
         part.replace(folder / "attempt")
     except OSError as e:
         raise UserError(f"{folder}: {e.strerror}; a trial needs a folder that can be written") from None
+    remote.publish(folder / "attempt", f"trials/{folder.name}/attempt")
     return number
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import attempt, cluster, fit, lock
+from harness import attempt, cluster, fit, lock, remote
 from harness.attempt import Control
 from harness.config import Run, to_plain
 from harness.matrix import Entry
@@ -52,7 +52,7 @@ def launch(
     display must have bound its stream before. Raises Busy where another driver works on this
     experiment, UserError where the cluster can never hold one trial.
     """
-    folder = results.absolute() / experiment
+    worker, folder = remote.worker(worker), results.absolute() / experiment
     words: dict[str, str] = {}
     with lock.hold(folder):
         jobs = []
