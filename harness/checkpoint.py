@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,15 +70,16 @@ def decode(data: bytes) -> dict[str, Tensor]:
 
 
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
-    """Write the checkpoint of `meta["nimg"]` images into `folder` and drop all but the last two.
+    """Write the checkpoint of `meta["nimg"]` images into `folder` and drop all but the last two,
+    and what a process that died had half written.
 
     `meta` must hold `nimg` and `journal_offset`.
     """
     path = write(folder, tensors, meta)
     latest = {"file": path.name, "nimg": meta["nimg"], "journal_offset": meta["journal_offset"]}
     write_atomic(folder / "latest.json", json.dumps(latest).encode())
-    for stale in [p for p in _newest_first(folder) if p != path][KEEP - 1 :]:
-        stale.unlink()
+    for stale in [*[p for p in _newest_first(folder) if p != path][KEEP - 1 :], *folder.glob(".*.part")]:
+        stale.unlink(missing_ok=True)
     return path
 
 
@@ -89,9 +91,11 @@ def write(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Pat
     return path
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of `folder`, or None. A broken one falls back to the one before."""
-    return next((found for path in _newest_first(folder) if (found := read_whole(path)) is not None), None)
+def load_latest(folder: Path, usable: Callable[[dict[str, Any]], bool] = lambda meta: True) -> Checkpoint | None:
+    """The newest whole checkpoint of `folder`, or None. A broken one, or one whose `meta` is not
+    `usable`, falls back to the one before."""
+    whole = (saved for path in _newest_first(folder) if (saved := read_whole(path)) is not None)
+    return next((saved for saved in whole if usable(saved.meta)), None)
 
 
 def read_whole(path: Path) -> Checkpoint | None:

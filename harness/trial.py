@@ -22,7 +22,7 @@ from harness.config import Run, Trial
 from harness.datasets import ImageSet
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
-from harness.journal import Journal, series
+from harness.journal import Journal, holds, series
 from harness.ranks import device_index, same, team
 from harness.rng import Streams, derive
 from harness.schema import parse, plain
@@ -92,9 +92,10 @@ class Live:
         return state
 
     def update(self, *, force: bool = False, **values: Any) -> None:
-        """Note `values`; write them at most once a second."""
+        """Note `values`; write them at most once a second. Raises Fenced as `check` does."""
         self.now |= {**values, "time": time.time(), "attempt": self.attempt}
         if force or time.monotonic() - self._written > 1:
+            self.fence()
             self._written = time.monotonic()
             checkpoint.write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
             if self.now["state"] in ("running", "scoring"):
@@ -119,7 +120,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
     state = new_state(g, d, trial.train)
-    saved = checkpoint.load_latest(folder / "checkpoints")
+    saved = _resumable(folder)
     if saved is not None:
         if saved.meta["fingerprint"] != data.fingerprint:
             raise UserError(
@@ -173,6 +174,14 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     checkpoint.write_atomic(folder / "result.json", json.dumps(result).encode())
     if result["status"] == "diverged":
         raise Diverged(result["reason"])
+
+
+def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint that is whole and whose part of the journal is; None: start anew."""
+    journal = folder / "events.jsonl"
+    return checkpoint.load_latest(
+        folder / "checkpoints", lambda meta: holds(journal, meta["journal_offset"], meta.get("journal_digest"))
+    )
 
 
 def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:

@@ -154,6 +154,7 @@ class Upkeep:
         meta = {
             "nimg": state.nimg,
             "journal_offset": self.journal.commit(),
+            "journal_digest": self.journal.digest(),
             "fingerprint": self.data.fingerprint,
             "train_s": self.train_s,
             "complete": complete,

@@ -47,6 +47,15 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path, harm):
     assert loaded.meta["nimg"] == 1
 
 
+def test_one_that_does_not_fit_falls_back_and_halves_are_cleaned_up(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".000000002.0123456789abcdef.safetensors.7.part").write_bytes(b"half")
+    save(tmp_path, 2)
+    assert not list(tmp_path.glob(".*"))
+    loaded = checkpoint.load_latest(tmp_path, lambda meta: meta["journal_offset"] < 4)
+    assert loaded is not None and loaded.meta["nimg"] == 1
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "x"
     checkpoint.write_atomic(path, b"old")

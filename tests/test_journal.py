@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from harness.journal import Journal, events, series
+from harness.journal import Journal, events, holds, series
 
 
 def test_events_are_read_back_in_order(tmp_path):
@@ -65,3 +65,36 @@ def test_json_has_no_nan(tmp_path):
     j.metrics(1, {"a": float("nan"), "b": float("inf")})
     j.close()
     assert json.loads(path.read_text())["metrics"] == {"a": "nan", "b": "inf"}
+
+
+def test_a_lost_worker_that_lives_on_writes_where_nobody_reads(tmp_path):
+    path = tmp_path / "events.jsonl"
+    lost = Journal(path)
+    lost.metrics(1, {"a": 1.0})
+    offset = lost.commit()
+    lost.metrics(2, {"a": 2.0})
+    successor = Journal(path, offset)
+    successor.metrics(2, {"a": 3.0})
+    successor.commit()
+    for journal in (lost, successor):
+        journal.close()
+    assert series(path) == {"a": [[1, 1.0], [2, 3.0]]}
+
+
+def test_a_journal_tells_whether_it_is_what_was_committed(tmp_path):
+    path = tmp_path / "events.jsonl"
+    j = Journal(path)
+    j.metrics(1, {"a": 1.0})
+    first, digest = j.commit(), j.digest()
+    j.metrics(2, {"a": 2.0})
+    j.close()
+    assert holds(path, first, digest)
+    again = Journal(path, first)
+    assert again.digest() == digest
+    again.metrics(2, {"a": 3.0})
+    again.close()
+    data = bytearray(path.read_bytes())
+    data[first // 2] ^= 1
+    path.write_bytes(data)
+    assert not holds(path, first, digest) and holds(path, first, None)
+    assert not holds(tmp_path / "gone", first, None)
