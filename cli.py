@@ -362,11 +362,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
     from harness import remote
+    from harness.attempt import disk_is_full
     from harness.errors import Diverged, UserError
 
     try:
         args.results = remote.folder(args.results)
         return int(globals()[args.verb.replace("-", "_")](args))
+    except OSError as e:
+        if not disk_is_full(e):
+            raise
+        print(
+            f"nashboard: {e.filename or args.results}: {e.strerror}; make room, then give the same command again",
+            file=sys.stderr,
+        )
+        return 1
     except UserError as e:
         print(f"nashboard: {e}", file=sys.stderr)
         return e.exit_code

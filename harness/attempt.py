@@ -17,6 +17,8 @@ from harness import remote
 from harness.errors import UserError
 from harness.schedule import Ended
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 class Fenced(Exception):
     """A later attempt at this trial has begun; this one must write nothing more."""
@@ -57,10 +59,18 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     text = f"{kind}: {' '.join(str(e).split())}"[:500]
     if kind == "Lost":
         return Ended("crashed", f"another of its processes was lost ({text})")
+    if disk_is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
+        return Ended("interrupted", text, fatal=True)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
-    full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text, fatal=full)
+    return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text)
+
+
+def disk_is_full(e: BaseException | None) -> bool:
+    """Whether a disk that is full, or turned read-only, is behind `e`."""
+    if e is None:
+        return False
+    return isinstance(e, OSError) and e.errno in NO_ROOM or disk_is_full(e.__context__)
 
 
 def bump(folder: Path) -> int:
