@@ -116,22 +116,22 @@ def matrix(args: argparse.Namespace) -> int:
     checkpoint.check_writable(results / experiment.name)
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     words = {e.id: str(finished(e)) for e in todo}
-    if unfinished:
-        sink = Sink(results, experiment.name, todo, args.tracking_uri) if args.tracking_uri != "off" else None
-        if sink:
-            sink.start()
+    sink = None
+    if args.tracking_uri != "off":
+        sink = Sink(
+            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(report.collect(experiment, results))
+        )
+    if unfinished or (sink and not sink.settled):
         try:
             with console.Progress({e.id: e.name for e in todo}) as progress, remote.refreshed(results):
                 words = launch(
                     todo, results, experiment.run, experiment=experiment.name, finished=finished,
                     on_progress=progress, local=args.local, address=args.ray_address,
-                    ship_code=args.code == "ship", retry_failed=args.retry_failed,
+                    ship_code=args.code == "ship", retry_failed=args.retry_failed, during=sink,
                 )  # fmt: skip
         finally:
-            rep = report.collect(experiment, results)
-            behind = sink.close(note=tables.note(rep)) if sink else 0
-            if sink and behind:
-                console.say(f"MLflow lacks {behind} bytes ({sink.problem}); later: nashboard sync {args.experiment}")
+            if sink and sink.behind:
+                console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
     _show_report(args, report.collect(experiment, results))
     if "interrupted" in words.values():
         return 130

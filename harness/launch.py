@@ -39,6 +39,7 @@ def launch(
     retry_failed: bool = False,
     worker: str = WORKER,
     probe: str = PROBE,
+    during: contextlib.AbstractContextManager[object] | None = None,
 ) -> dict[str, str]:
     """Run what is not finished, in order; returns {trial id: state word} for all `entries`.
 
@@ -46,6 +47,7 @@ def launch(
     hears of starts, reports (the content of state.json), retries (`waiting`) and ends.
     `address`: an existing cluster, host:port; else a Ray of our own, or none when `local`.
     `worker`: "module:function" with the signature of `trial.run`; `probe`: of `fit.measure`.
+    `during` is held as long as the lock.
 
     Ctrl-C once asks every trial to save and stop (all unfinished are `interrupted`), twice ends them.
     While Ray runs, sys.stdout and sys.stderr point to results/<experiment>/driver.log, so a
@@ -54,7 +56,7 @@ def launch(
     """
     worker, folder = remote.worker(worker), results.absolute() / experiment
     words: dict[str, str] = {}
-    with lock.hold(folder):
+    with lock.hold(folder), during or contextlib.nullcontext():
         jobs = []
         for entry in entries:
             home = results.absolute() / "trials" / entry.id

@@ -4,9 +4,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness import lock
 from harness.errors import UserError
 from harness.matrix import Entry
 from harness.tracking import Mirror, redact
@@ -19,17 +20,34 @@ LAST_TRIES_S = 20.0  # how long `close` goes on against a store that fails
 class Sink:
     """A thread that keeps MLflow up to date while trials run; trouble only makes it late.
 
-    `start` it before the trials and `close` it after them, which waits for the rest.
+    `start` it before the trials and `close` it after them, which waits for the rest; `with` does both.
+    `note()` is then the Markdown for the parent run.
     """
 
-    def __init__(self, results: Path, experiment: str, entries: Sequence[Entry], uri: str | None = None) -> None:
-        self._mirror = Mirror(results, experiment, entries, uri)
+    def __init__(
+        self,
+        results: Path,
+        experiment: str,
+        entries: Sequence[Entry],
+        uri: str | None = None,
+        note: Callable[[], str] = str,
+    ) -> None:
+        self._mirror, self._note = Mirror(results, experiment, entries, uri), note
+        self.settled = self._mirror.settled()  # nothing was left to send before it started
+        self.behind = 0  # bytes that were still unsent at the end
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow sink", daemon=True)
         self.problem: str | None = None  # why the last try failed, or None
 
     def start(self) -> None:
         self._thread.start()
+
+    def __enter__(self) -> "Sink":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.behind = self.close(self._note())
 
     def close(self, note: str = "", timeout_s: float = 60.0) -> int:
         """Ship what is left, put the Markdown `note` on the parent run; returns bytes still unsent."""
@@ -68,14 +86,15 @@ class Sink:
 def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | None = None, note: str = "") -> str:
     """Bring MLflow up to date from `results` alone, whatever it holds; returns its URI, redacted.
 
-    A deleted database is made anew. UserError where MLflow or its store fails.
+    A deleted database is made anew. UserError where MLflow or its store fails, Busy where a driver does it already.
     """
     mirror = Mirror(results, experiment, entries, uri)
     mirror.note, mirror.closed = note, True
-    try:
-        mirror.update()
-    except Exception as e:  # whatever MLflow or its store raises
-        raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_one_line(e)}; results are whole, try again") from e
+    with lock.hold(results / experiment):
+        try:
+            mirror.update()
+        except Exception as e:  # whatever MLflow or its store raises
+            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_one_line(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 
 

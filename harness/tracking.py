@@ -56,7 +56,7 @@ class Mirror:
         self._arms = list(dict.fromkeys(e.serves[0].arm for e in entries))
         key = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
         self._book = self.results / experiment / f"tracking-{key}.json"
-        self._sent: dict[str, Any] = {"parent": None, "trials": {}, "keys": []}
+        self._sent: dict[str, Any] = _read(self._book) or {"parent": None, "trials": {}, "keys": []}
         self._client: Any = None
         self._images: dict[str, set[str]] = {}  # run id -> pictures it has
 
@@ -77,6 +77,10 @@ class Mirror:
         """Committed bytes of all journals that MLflow does not have."""
         sent = self._sent["trials"]
         return sum(max(0, committed.size(self._folder(e)) - sent.get(e.id, {}).get("offset", 0)) for e in self.entries)
+
+    def settled(self) -> bool:
+        """Whether MLflow has been told all there is, the end of the last driver included."""
+        return self._sent.get("told", {}).get("status") in ("FINISHED", "KILLED") and not self.behind()
 
     def _folder(self, entry: Entry) -> Path:
         return self.results / "trials" / entry.id
