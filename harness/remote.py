@@ -179,7 +179,11 @@ def publish(path: Path, to: str) -> None:
     store = Store(os.environ[URL])
     for p in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         if not p.name.startswith("."):
-            _insist(partial(store.put, p, to if p == path else f"{to}/{p.relative_to(path).as_posix()}"))
+            name = to if p == path else f"{to}/{p.relative_to(path).as_posix()}"
+            try:
+                _insist(partial(store.put, p, name))
+            except Exception as e:  # whatever fsspec's backends raise
+                raise UserError(f"--results: {name} did not arrive: {type(e).__name__}: {e}") from None
 
 
 # ── a worker ─────────────────────────────────────────────────────────────────
