@@ -35,8 +35,11 @@ class Stats:
 
     def join(self, step: "Stats") -> None:
         """Append the values of a step: those of every process, as one alone would have made them."""
+        first, world = sum(map(len, self.values.values())), dist.get_world_size() if dist.is_initialized() else 1
         for name, values in step.values.items():
             self.values.setdefault(name, []).extend(interleaved(values))
+            places = [first + place * world + rank for place in step.places[name] for rank in range(world)]
+            self.places.setdefault(name, []).extend(places)
 
     def stacked(self) -> dict[str, Tensor]:
         return {name: torch.stack(v) for name, v in self.values.items()}

@@ -194,3 +194,15 @@ def test_low_precision_trains_finite_and_scores_in_float32(backbone, precision):
     assert all(torch.isfinite(v).all() for v in stats.values())
     assert stats["scores/fake"].dtype == torch.float32
     assert stats["loss/align"].dtype == torch.float32
+
+
+def test_steps_joined_are_as_if_each_value_had_been_added_to_one():
+    joined, whole = loop.Stats(), loop.Stats()
+    for step in range(2):
+        one = loop.Stats()
+        for name in ("loss/d", "scores/real", "loss/d"):
+            one.add(name, torch.tensor(step))
+            whole.add(name, torch.tensor(step))
+        joined.join(one)
+    assert joined.places == whole.places == {"loss/d": [0, 2, 3, 5], "scores/real": [1, 4]}
+    assert joined.values.keys() == whole.values.keys()
