@@ -170,25 +170,23 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trials", type=int, nargs="+", default=[500, 1000], help="numbers of trials that do nothing")
     p.add_argument("--trainings", type=int, default=3)
-    p.add_argument(
-        "--kimg", type=float, default=3.2, help="length of a training; REUSE_S decides who gets a new process"
-    )
+    p.add_argument("--kimg", type=float, default=1.6, help="length of a training")
     p.add_argument("--plain", nargs=2, metavar=("N", "KIMG"), help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.plain:
         print(plain_loop(int(args.plain[0]), float(args.plain[1])))
         return
-    from harness.trial import commit  # imports torch, which a driver's memory should not hide
+    from harness.trial import commit  # brings torch, which the driver of a real matrix holds too
 
-    load = f"{os.getloadavg()[0]:.1f}"
-    found: dict[str, Any] = {"command_to_first_step_s": to_first_step()}
+    found: dict[str, Any] = {
+        "commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 1),
+        "command_to_first_step_s": to_first_step(),
+    }  # fmt: skip
     for number in args.trials:
         found |= trials_that_do_nothing(number)
+        print(found, file=sys.stderr)
     found |= added_per_trial(args.trainings, args.kimg)
-    found |= {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "load_before": load, "commit": commit(),
-        "python": platform.python_version(),
-    }  # fmt: skip
     OUT.write_text(json.dumps(found, indent=1) + "\n")
     OUT.with_suffix(".md").write_text(describe(found))
     print(json.dumps(found, indent=1))
