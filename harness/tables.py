@@ -14,7 +14,11 @@ from typing import Any
 from harness.report import Cell, MetricTable, Outcome, Report, TableReport, Trailing
 
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
-NAMES = {"fid50k_full": "FID", "di": "DI", "di_calibrated": "calibrated DI"}
+NAMES = {
+    "fid50k_full": "FID", "di": "DI", "di_calibrated": "calibrated DI", "di_exact": "exact DI",
+    "score_auc": "AUC of D", "score_gap": "score gap", "score_wasserstein": "W1 of scores",
+}  # fmt: skip
+SHORTER = {"fd_efficientnet_lite0_": "FD-Lite0 ", "fd_dinov2_": "FD-DINOv2 "}
 NOTHING = "–"
 BEST = (
     "best: the snapshot with the least distance (eval.during), scored by the whole pass; chosen in hindsight, so arms "
@@ -37,8 +41,11 @@ class Grid:
 
 
 def name(metric: str) -> str:
-    """What a person calls a metric."""
-    return NAMES.get(metric, metric)
+    """What a person calls a metric; where counts are part of it, they stay: `FD-Lite0 96px_5k_full`."""
+    if metric.removesuffix("_heldout") in NAMES:
+        return NAMES[metric.removesuffix("_heldout")] + (", held out" if metric.endswith("_heldout") else "")
+    known = next((prefix for prefix in SHORTER if metric.startswith(prefix)), "")
+    return SHORTER.get(known, "") + metric.removeprefix(known)
 
 
 def decimals(value: float, uncertainty: float | None = None) -> int:
