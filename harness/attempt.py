@@ -55,15 +55,20 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
     if _owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
-    kind = type(e).__name__
-    text = f"{kind}: {' '.join(str(e).split())}"[:500]
-    if kind == "Lost":
+    text = f"{type(e).__name__}: {' '.join(str(e).split())}"[:500]
+    if type(e).__name__ == "Lost":
         return Ended("crashed", f"another of its processes was lost ({text})")
     if disk_is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", text, fatal=True)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
-    return Ended("oom" if kind in ("OutOfMemoryError", "MemoryError") else "failed", text)
+    return Ended("oom" if out_of_memory(e) else "failed", text)
+
+
+def out_of_memory(e: Exception) -> bool:
+    """Whether memory ran out; torch's CPU allocator and C++ raise a bare RuntimeError then."""
+    named = isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in str(e) or "bad_alloc" in str(e)
 
 
 def disk_is_full(e: BaseException | None) -> bool:
