@@ -70,8 +70,9 @@ class Sink:
                     return
                 self._closing.wait(EVERY_S)
             except Exception as e:  # whatever MLflow or its store raises, trials go on
+                if self.problem is None:  # once an outage
+                    logging.getLogger(__name__).warning("mlflow: %s", _one_line(e))
                 self.problem = _one_line(e)
-                logging.getLogger(__name__).warning("mlflow: %s", self.problem)
                 if last and deadline == math.inf:
                     deadline = time.monotonic() + LAST_TRIES_S
                 if time.monotonic() > deadline:
