@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help smoke test test-all check format bench ui picture clean
+.PHONY: help smoke test test-all faults check format bench ui picture clean
 help:
 	@echo "make smoke     train baseline, +SEL and +L_align on two cores and print the table (about 4 minutes)"
 	@echo "make test      fast tests;  make test-all: also slow and browser tests"
+	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes)"
 	@echo "make check     ruff and mypy over source and tests"
 	@echo "make bench     measure speed and cost; figures go to bench/"
 	@echo "make ui        MLflow over results/"
@@ -26,6 +27,9 @@ test: $(READY)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu"
+
+faults: $(READY)
+	NASHBOARD_FAULTS=docs/faults.md $(BIN)/python -m pytest -m slow tests/faults
 
 check: $(READY)
 	$(BIN)/ruff check .

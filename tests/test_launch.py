@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -185,27 +184,6 @@ def test_a_request_that_no_node_can_satisfy_is_refused_at_once(short, resources)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-def test_ctrl_c_saves_and_the_same_command_finishes(short, seed):
-    trials = [{"name_": n, "steps": 300, "step_s": 0.02} for n in "abc"]
-    driver = start(short, trials)
-    until(lambda: told(short))
-    time.sleep(random.Random(seed).uniform(0, 5))
-    began = time.monotonic()
-    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    code, out, err = end(driver)
-    assert code == 130 and not out and not err
-    assert time.monotonic() - began < 12
-    assert set(words(short).values()) == {"interrupted"}
-    assert not strays(short)
-    begun = [t for t in trials if (short / "trials" / entry(**t).id / "events.jsonl").exists()]
-    assert end(start(short, trials))[0] == 0
-    assert set(words(short).values()) == {"done"} and begun
-    for t in trials:
-        assert points(short, **t) == list(range(300))
-
-
-@pytest.mark.slow
 def test_ctrl_c_twice_ends_at_once(short):
     driver = start(short, [{"name_": "a", "fault": "hang", "at": 3}])
     until(lambda: any(r.get("nimg") == 2 for r in told(short)))
@@ -215,55 +193,6 @@ def test_ctrl_c_twice_ends_at_once(short):
     driver.send_signal(signal.SIGINT)
     assert end(driver)[0] == 130 and time.monotonic() - began < 8
     assert words(short) == {"a": "interrupted"}
-
-
-@pytest.mark.slow
-def test_workers_killed_at_random_moments_lose_nothing(short):
-    trials = [{"name_": n, "steps": 400, "step_s": 0.01} for n in "abcd"]
-    driver = start(short, trials, {"retries": 100})
-    rng, kills = random.Random(0), 0
-    while driver.poll() is None:
-        time.sleep(rng.uniform(0.3, 1.5))
-        pids = [json.loads(p.read_text().splitlines()[-1])["pid"] for p in short.glob("trials/*/starts.jsonl")]
-        alive = [pid for pid in pids if psutil.pid_exists(pid)]
-        if alive and kills < 20:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rng.choice(alive), signal.SIGKILL)
-                kills += 1
-    assert end(driver)[0] == 0 and kills >= 5
-    assert set(words(short).values()) == {"done"}
-    for t in trials:
-        assert points(short, **t) == list(range(400))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_a_killed_driver_is_followed_by_the_same_command(short, seed):
-    trials = [{"name_": n, "steps": 200, "step_s": 0.02} for n in "ab"]
-    driver = start(short, trials)
-    until(lambda: told(short))
-    time.sleep(random.Random(seed).uniform(0.5, 4))
-    driver.kill()
-    driver.communicate()
-    assert lock.driver(short / "fake") is None
-    until(lambda: not any("raylet/raylet" in p.info["cmdline"][0] for p in strays(short)), 30)
-    assert end(start(short, trials))[0] == 0
-    for t in trials:
-        assert points(short, **t) == list(range(200))
-
-
-@pytest.mark.slow
-def test_two_drivers_at_once(short):
-    trials = [{"name_": "a", "steps": 300, "step_s": 0.02}]
-    first = start(short, trials)
-    until(lambda: told(short))
-    code, _, err = end(start(short, trials))
-    assert code == 3 and "another driver" in err and len(err.splitlines()) == 1
-    other = short / "other"
-    other.mkdir()
-    code, _, err = end(start(other, trials, tmp=short))
-    assert code == 3 and "this machine" in err and len(err.splitlines()) == 1
-    assert end(first)[0] == 0
 
 
 @pytest.mark.slow

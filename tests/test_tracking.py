@@ -1,10 +1,8 @@
 """What MLflow shows is what the journals say: once each, in any order of troubles, rebuilt from nothing."""
 
-import contextlib
 import json
 import math
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,9 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import committed, tracking, views
+from harness import committed, views
 from harness.journal import Journal
-from harness.mlflow_server import serve
 from harness.sink import Sink, sync
 from harness.tracking import Mirror, default_uri, redact
 from tests.fake_trials import entry
@@ -244,41 +241,3 @@ def test_several_processes_may_create_the_database_at_once(tmp_path):
         mirror.update()
         assert len(curve(mirror, entry(name_=f"t{n}"))) == 3
     assert not list(tmp_path.glob(".mlflow*"))
-
-
-@pytest.mark.slow
-def test_a_server_that_dies_and_comes_back_gets_every_point_once(tmp_path):
-    """Over HTTP: the server is killed while points come in, and started again on the same port."""
-    write(tmp_path, A, range(10))
-    tracking._create(tmp_path / "mlflow.db", tmp_path / "mlartifacts")
-    with serve(tmp_path, 0) as uri:
-        sink = Sink(tmp_path, "x", (A,), uri)
-        sink.start()
-        deadline = time.monotonic() + 60
-        while sink._mirror.behind() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert sink._mirror.behind() == 0
-    for n in range(10, 60, 10):
-        write(tmp_path, A, range(n, n + 10))
-    deadline = time.monotonic() + 60
-    while sink.problem is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert sink.problem
-    with serve(tmp_path, int(uri.rsplit(":", 1)[1])) as again:
-        assert again == uri and sink.close("note", timeout_s=200) == 0, sink.problem
-        mirror = Mirror(tmp_path, "x", (A,), uri)
-        mirror.update()
-        assert curve(mirror, A) == [(i, i) for i in range(60)]
-
-
-@pytest.mark.slow
-def test_a_locked_database_delays_the_sink_and_no_more(results):
-    write(results, A, range(3))
-    with contextlib.closing(sqlite3.connect(results / "mlflow.db", timeout=1)) as other:
-        other.execute("begin exclusive")
-        sink = Sink(results, "x", (A,))
-        sink.start()
-        time.sleep(25)
-        other.rollback()
-    assert sink.close("", timeout_s=60) == 0
-    assert curve(fresh(results, A), A) == [(i, i) for i in range(3)]

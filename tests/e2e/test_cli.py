@@ -1,7 +1,6 @@
 """The command line as a user meets it: real files, and real processes where they matter."""
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -55,11 +54,6 @@ def run(*words, cwd):
     return process.returncode, out, err
 
 
-def scores(folder):
-    """The table of results, digit for digit."""
-    return list(csv.reader((folder / "tiny" / "tables" / "tiny.csv").read_text().splitlines()))
-
-
 @pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
 def test_a_matrix_ends_with_tables_and_results_that_last(tiny, tmp_path, mlflow_db, capsys, monkeypatch):
     words = ["matrix", str(tiny), "--local", "--set", "arms={baseline: {}, align: {sel: {}, align: {}}}"]
@@ -102,28 +96,6 @@ def test_a_process_of_its_own_makes_everything_from_nothing(tiny, tmp_path):
     assert code == 0, err
     assert "Baseline" in out
     assert (tmp_path / "results" / "mlflow.db").exists()
-
-
-@pytest.mark.slow
-def test_killed_in_mid_run_the_same_command_ends_with_the_same_digits(tiny, tmp_path):
-    plain = ("--local", "--tracking-uri", "off", "--set", "run.checkpoint_s=0")
-    run("matrix", tiny, *plain, "--results", "whole", cwd=tmp_path)
-    killed = 0
-    for wait_for in (3, 9, 25):
-        process = start("matrix", tiny, *plain, "--results", "torn", cwd=tmp_path)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            done = sum(int(p.name[:9]) for p in (tmp_path / "torn").glob("trials/*/checkpoints/*.safetensors"))
-            if done >= wait_for * 8:
-                os.killpg(process.pid, signal.SIGKILL)
-                killed += 1
-                break
-            time.sleep(0.02)
-        process.communicate()
-    assert killed >= 2
-    code, _, err = run("matrix", tiny, *plain, "--results", "torn", cwd=tmp_path)
-    assert code == 0, err
-    assert scores(tmp_path / "torn") == scores(tmp_path / "whole")
 
 
 @pytest.mark.slow
