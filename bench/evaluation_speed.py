@@ -103,7 +103,7 @@ def ours(count: int, device: str, weights: Path, batch: int) -> Numbers:
 
 
 def whole_pass(count: int, device: str, weights: Path, batch: int) -> Numbers:
-    """`harness.evaluate` itself with `count` fakes of an untrained SN-DCGAN: FID and DI, 256 reals."""
+    """`harness.evaluate` itself with `count` fakes of an untrained SN-DCGAN: FID and DI, 64 reals."""
     import torch
 
     from backbones import sn_dcgan
@@ -118,7 +118,7 @@ def whole_pass(count: int, device: str, weights: Path, batch: int) -> Numbers:
         config.Plugin("fid", fid.Options(weights="any")),
         config.Plugin("disequilibrium", disequilibrium.Options(n=min(64, count))),
     )
-    data = synthetic.load(synthetic.Options(num_images=256))
+    data = synthetic.load(synthetic.Options(num_images=64))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
         records = evaluate.evaluate(
@@ -207,7 +207,7 @@ def measured(todo: list[tuple[str, int, int]], notes: Path, head: Numbers, weigh
         found = next((r for r in runs if at.items() <= r.items()), None)
         if found is None:
             say(f"{what} ...")
-            words = [sys.executable, __file__, "--run", who, "--count", count, "--weights", weights]
+            words = [sys.executable, "-W", "ignore", __file__, "--run", who, "--count", count, "--weights", weights]
             words += ["--device", head["device"], "--batch", head["batch"]]
             done = subprocess.run([str(w) for w in words], stdout=subprocess.PIPE, text=True)
             if done.returncode:
@@ -267,7 +267,7 @@ def growth(part: Numbers) -> str:
     ]
     head = "| fakes | peak MiB | beyond the loaded libraries |" + " on the GPU |" * on_gpu + " seconds |"
     rule = "|---:" * (4 + on_gpu) + "|"
-    what = "`harness.evaluate`: FID and DI of an untrained SN-DCGAN against 256 reals; a process a row.\n"
+    what = "`harness.evaluate`: FID and DI of an untrained SN-DCGAN against 64 reals; a process a row.\n"
     return "\n".join([f"{about(part)}\n{what}", head, rule, *rows]) + "\n"
 
 
