@@ -85,9 +85,10 @@ class Store:
                 pointers[name] = (folder / name).read_bytes()
         fresh = {name: data for name, data in pointers.items() if self.seen.get(f"{under}/{name}") != _digest(data)}
         if fresh.keys() - {"state.json"}:
-            # Listed now and sent last: the journal, read after a checkpoint was there, holds what it commits.
-            files = sorted((p.suffix == ".safetensors", p) for p in folder.rglob("*") if p.is_file())
-            for _, path in files:
+            # Listed now and sent last: the journal, read after a checkpoint was there, holds what it commits. The best
+            # snapshot, in a folder below, goes before the checkpoint that names it.
+            listed = [p for p in folder.rglob("*") if p.is_file()]
+            for path in sorted(listed, key=lambda p: (p.suffix == ".safetensors", p.parent.name != "best", p)):
                 name = path.relative_to(folder).as_posix()
                 if name not in (*POINTERS, "attempt") and not path.name.startswith("."):
                     with suppress(FileNotFoundError):  # an older checkpoint that went meanwhile
@@ -120,7 +121,7 @@ class Store:
     def _drop_stale(self, folder: Path, under: str) -> None:
         self._fs.invalidate_cache()
         for full in self._fs.find(f"{self._root}/{under}/checkpoints"):
-            name = full.rsplit("/", 1)[1]
+            name = full.rsplit(f"/{under}/checkpoints/", 1)[1]
             if name.endswith(".safetensors") and not (folder / "checkpoints" / name).exists():
                 self._fs.rm_file(full)
 

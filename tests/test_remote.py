@@ -15,16 +15,19 @@ __all__ = ["short"]  # the fixture
 
 
 def train(folder, step):
-    """What a trial leaves: a journal line a step, its commit in a checkpoint and in the pointer, two kept."""
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    """What a trial leaves: a journal line a step, its commit in a checkpoint and in the pointer, two kept; and as many
+    best snapshots, which the checkpoints of their step name."""
+    (folder / "checkpoints" / "best").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "best" / f"{step:03d}.x.safetensors").write_text("best")
     with (folder / "events.jsonl").open("a") as f:
         f.write(f"{step}\n")
         offset = f.tell()
     (folder / "checkpoints" / f"{step:03d}.x.safetensors").write_text(str(offset))
     (folder / "checkpoints" / "latest.json").write_text(json.dumps({"nimg": step, "journal_offset": offset}))
     (folder / "state.json").write_text(json.dumps({"state": "running", "nimg": step}))
-    for old in sorted(folder.glob("checkpoints/*.safetensors"))[:-2]:
-        old.unlink()
+    for kind in ("checkpoints", "checkpoints/best"):
+        for old in sorted((folder / kind).glob("*.safetensors"))[:-2]:
+            old.unlink()
 
 
 def finish(folder):
@@ -38,6 +41,7 @@ def sound(folder):
     journal = (folder / "events.jsonl").read_text() if (folder / "events.jsonl").exists() else ""
     for path in folder.glob("checkpoints/*.safetensors"):
         assert int(path.read_text()) <= len(journal)
+        assert (path.parent / "best" / path.name).exists()
     latest = folder / "checkpoints" / "latest.json"
     if latest.exists():
         pointer = json.loads(latest.read_text())
