@@ -114,6 +114,7 @@ def matrix(args: argparse.Namespace) -> int:
     unfinished = [e for e in todo if finished(e) is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
     checkpoint.check_writable(results / experiment.name)
+    remote.check_writable()
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     words = {e.id: str(finished(e)) for e in todo}
     sink = None
@@ -350,6 +351,7 @@ def _show_report(args: argparse.Namespace, rep: "Report") -> None:
     from harness.report import write
 
     checkpoint.check_writable(args.results / rep.experiment.name)
+    remote.check_writable()
     written = write(rep, args.results.absolute())
     remote.publish(args.results / rep.experiment.name, rep.experiment.name)
     for t in rep.tables:

@@ -107,6 +107,11 @@ class Store:
             self._write(to, path.read_bytes())
             self.seen[to] = version
 
+    def probe(self) -> None:
+        """Write a file, and take it away again."""
+        self._write(".probe", b"")
+        self._fs.rm_file(f"{self._root}/.probe")
+
     def _write(self, to: str, data: bytes) -> None:
         """All of it or nothing: object stores do so by themselves."""
         full = f"{self._root}/{to}"
@@ -149,6 +154,7 @@ def folder(text: str) -> Path:
     """What `--results` names: a folder, or the one in front of a URL, filled with what is there."""
     if "://" not in text:
         return Path(text)
+    Store(text)  # a URL of no known kind ends here, before anything is made
     os.environ[URL] = text.rstrip("/")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     front = cache / "nashboard" / "results" / _digest(os.environ[URL].encode())[:12]
@@ -156,6 +162,16 @@ def folder(text: str) -> Path:
     (front / "url").write_text(text)
     _insist(lambda: Store(text, front / ".seen.json").pull("trials", front / "trials", leave=(".safetensors",)))
     return front
+
+
+def check_writable() -> None:
+    """Raise UserError where results go to a URL at which nothing can be written."""
+    if URL not in os.environ:
+        return
+    try:
+        Store(os.environ[URL]).probe()
+    except Exception as e:  # whatever fsspec's backends raise
+        raise UserError(f"--results {os.environ[URL]}: can't be written ({e}); give another") from None
 
 
 @contextmanager

@@ -256,6 +256,10 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "a metric twice": ({"eval": {"metrics": ["disequilibrium", "disequilibrium"]}}, "once"),
     "more scores than images": ({"eval": {"num_fakes": 64, "metrics": {"disequilibrium": {"n": 65}}}}, "more than"),
     "EMA that is not kept": ({"eval": {**GOOD["eval"], "weights": "ema"}}, "ema_kimg"),
+    "a distance on the way that is none": ({"eval": {**GOOD["eval"], "during": {"kimg": 1}}}, "no distance"),
+    "a distance on the way that is not scored": (
+        {"eval": {**GOOD["eval"], "metrics": ["fid"], "during": {"kimg": 1, "metric": "kid"}}}, "eval.during.metric"
+    ),
     "no such preset": ({"preset": "chianer"}, "did you mean"),
     "a preset elsewhere": ({"preset": "../smoke"}, "not a preset"),
     "an absolute preset": ({"preset": "/etc/passwd"}, "not a preset"),
@@ -317,6 +321,7 @@ SETS: dict[str, str] = {
     "preset=nope": "preset", "settings.x=3": "settings", "arms=3": "arms", "arms.align=3": "arms", "labels=3": "labels",
     "title=[1]": "title", "paper=3": "paper", "seed=3": "unknown",
 }  # fmt: skip
+URLS = {"nonsense://x": "nonsense", "s3://no-bucket": "s3fs", "file:///proc/x": "--results"}
 EXPERIMENT_VERBS = ("matrix", "plan", "report", "status", "stop", "sync", "attention")
 WORDS: dict[str, str] = {
     "": "VERB", "--nope": "VERB", "matrx tiny.yaml": "invalid choice", "matrix": "required", "matrix tiny.yaml x": "x",
@@ -328,6 +333,7 @@ WORDS: dict[str, str] = {
     **{f"{verb} tiny.yaml --set train.total_kmig=1": "did you mean" for verb in EXPERIMENT_VERBS},
     **{f"{verb} tiny.yaml --results a-file": "a-file" for verb in ("matrix", "report", "sync", "attention", "stop")},
     **{f"{verb} tiny.yaml --results a-file/x": "a-file" for verb in ("matrix", "report", "sync", "attention", "stop")},
+    **{f"{verb} tiny.yaml --results {url}": says for verb in ("matrix", "report") for url, says in URLS.items()},
     "plan tiny.yaml --gpus": "--gpus", "plan tiny.yaml --gpus x": "--gpus", "plan tiny.yaml --gpus 0": "--gpus",
     "plan tiny.yaml --gpus 8 -1": "--gpus", "stop tiny.yaml": "no driver", "attention tiny.yaml": "no finished",
     "attention tiny.yaml --images x": "--images", "attention tiny.yaml --images 1": "--images",

@@ -181,6 +181,7 @@ def checkpoint_cases() -> Iterator[Case]:
 
     for text, says in {
         "--num-fakes 0": "num_fakes", "--num-fakes -3": "num_fakes", "--num-fakes 3": "more than",
+        "--workers 0": "--workers",
         "--metrics fidd": "did you mean", "--metrics ,": "metrics", "--set trian.x=1": "did you mean",
         "--set dataset.path=x": "path", "--set eval.weights=ema": "EMA", "--set backbone.width=1": "does not fit",
         "--out a-folder": "a-folder", "--out c.safetensors/x.json": "c.safetensors",

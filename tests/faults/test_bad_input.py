@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import cli
+from harness import remote
 from harness.datasets import cifar10
 from harness.metrics._features import INCEPTION_VARIABLE
 from tests.faults import bad_files, bad_input, bad_models
@@ -45,6 +46,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(made)
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(INCEPTION_VARIABLE, "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(remote.URL, "")  # so that it is taken back, for one case is one process
+    monkeypatch.delenv(remote.URL)
     monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     return made
 
