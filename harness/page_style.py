@@ -45,7 +45,7 @@ table { border-collapse:collapse; font-variant-numeric:tabular-nums; }
 .key { font-size:13px; margin:9px 0 0; max-width:86ch; }
 abbr { text-decoration:none; }
 .cells { min-width:min(100%, 460px); }
-.cells thead th { text-align:left; font-weight:600; padding:0 26px 3px 0; white-space:nowrap; }
+.cells thead th { text-align:left; font-weight:600; padding:0 26px 3px 0; }
 .cells thead tr + tr > * { font-weight:400; font-size:13px; color:var(--soft); padding-bottom:7px;
   border-bottom:1.5px solid var(--ink-text); }
 .cells tbody th { text-align:left; font-weight:500; vertical-align:top; padding:9px 30px 9px 0; white-space:nowrap;

@@ -88,7 +88,9 @@ def numbers() -> dict[str, list[float]]:
         image = wave(3, 3, 32, 32, phase=6.0).requires_grad_()
         logits, feats = _discriminator(image)
         total, parts = align.term(options, 32)(logits, feats, Fakes(image, image, given[name]))
-        out[f"{name}/align"] = [float(f"{v.item():.8g}") for v in parts.values()]
+        out[f"{name}/align"] = [
+            float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.levels))
+        ]
         out[f"{name}/align_gradient"] = summary(torch.autograd.grad(total, image)[0])
     return out
 
