@@ -12,6 +12,7 @@ from typing import Any
 
 VIEWS = {"by-arm": "by arm", "every-trial": "every trial"}
 PALETTE = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#bcbd22")
+OTHERS = ("cost", "system")  # sections that stay closed
 _TAG = "mlflow.sharedViewState."
 
 
@@ -81,6 +82,8 @@ def _charts(charts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in dict.fromkeys(c["metricSectionId"] for c in charts):
         shape = {"columns": 1, "cardHeight": 640} if name == "samples" else {"columns": 2}
         sections.append({"uuid": name, "name": name, "display": True, "isReordered": True, **shape})
+    # MLflow adds a section for what else it finds, sorts by name, and would open `cost` on top.
+    sections += [{"uuid": s, "name": s, "display": False, "isReordered": False, "columns": 3} for s in OTHERS]
     fixed = {"deleted": False, "isGenerated": False, "runsCountToCompare": 100}
     return {
         "compareRunSections": sections,
