@@ -25,7 +25,7 @@ def needs(options: Options, setting: Setting) -> Needs:
 
 
 def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str, Record]:
-    """`kid50k_full`: mean squared MMD over the subsets, torch-fidelity's draws, in float64."""
+    """`kid50k_full`: mean squared MMD over the subsets, torch-fidelity's draws and sums."""
     return kernel_records(
         "kid" if options.weights == "published" else "kid_any_weights_",
         replace(INCEPTION, weights=options.weights),
