@@ -6,7 +6,7 @@ Each verb imports what it needs, so that --help answers at once.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -111,12 +111,12 @@ def matrix(args: argparse.Namespace) -> int:
         result = trial.finished(results / "trials" / entry.id, entry.trial)
         return str(result["status"]) if result else None
 
-    unfinished = [e for e in todo if finished(e) is None]
+    words: Mapping[str, str | None] = {e.id: finished(e) for e in todo}
+    unfinished = [e for e in todo if words[e.id] is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
     checkpoint.check_writable(results / experiment.name)
     remote.check_writable()
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
-    words = {e.id: str(finished(e)) for e in todo}
     sink = None
     if args.tracking_uri != "off":
         sink = Sink(

@@ -1,7 +1,8 @@
 """What launching costs, into bench/launch_overhead.json and .md: `python -m bench.launch_overhead [--trials 500]`.
 
 Through the real launcher and a Ray of its own: time to the first step of a real training, wall time that launching
-adds to a trial, trials that do nothing per minute, the driver's memory, and the time to find that all is finished.
+adds to a trial, trials that do nothing per minute, the driver's memory, and the time to find that all is finished:
+by the launcher alone, and by the whole command with its tables and its report.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from harness import files
 from harness.attempt import Control
 from harness.config import Eval, Plugin, Run, Train, Trial, to_plain
 from harness.launch import launch
@@ -94,11 +96,27 @@ def trials_that_do_nothing(number: int) -> dict[str, float]:
     }
 
 
+def finished_matrix(number: int) -> dict[str, float]:
+    """Seconds of the whole command on a matrix that is finished: one real training, copied to every seed."""
+    with experiment(1, 0.064) as (folder, todo, run):
+        results = folder / "results"
+        Launched(todo, results, run, "harness.trial:run")
+        made = json.loads((results / "trials" / todo[0].id / "result.json").read_text())
+        seeds = f"seeds=[{', '.join(map(str, range(number)))}]"
+        for entry in entries(files.load(folder / "overhead.yaml", [seeds])):
+            home = results / "trials" / entry.id
+            home.mkdir(exist_ok=True)
+            (home / "result.json").write_text(json.dumps({**made, "id": entry.id, "config": to_plain(entry.trial)}))
+        command = [sys.executable, "cli.py", "matrix", str(folder / "overhead.yaml"), "--set", seeds]
+        command += ["--results", str(results), "--tracking-uri", "off"]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        return {f"command_on_{number}_finished_s": round(time.perf_counter() - began, 2)}
+
+
 @contextmanager
 def experiment(seeds: int, kimg: float) -> Iterator[tuple[Path, list[Entry], Run]]:
     """Real trainings, each with all cores to itself: one after another however they are launched."""
-    from harness import files
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "overhead.yaml")
         numbers = ", ".join(map(str, range(seeds)))
@@ -186,6 +204,7 @@ def main() -> None:
     for number in args.trials:
         found |= trials_that_do_nothing(number)
         print(found, file=sys.stderr)
+    found |= finished_matrix(max(args.trials))
     found |= added_per_trial(args.trainings, args.kimg)
     OUT.write_text(json.dumps(found, indent=1) + "\n")
     OUT.with_suffix(".md").write_text(describe(found))

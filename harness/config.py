@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,7 +118,7 @@ class Trial:
     eval: Eval
     seed: int
 
-    @property
+    @cached_property
     def id(self) -> str:
         """12 hex digits of what decides the trained weights: not `eval`, and of a path only its
         last name, so that results can move between machines."""
@@ -227,9 +227,16 @@ def to_plain(trial: Trial) -> dict[str, Any]:
     flat["dataset"] = {"name": trial.dataset.name, **flat["dataset"]["options"]}
     flat["backbone"] = {"name": trial.backbone.name, **flat["backbone"]["options"]}
     flat["variants"] = {v["name"]: v["options"] for v in flat["variants"]}
-    flat["eval"]["metrics"] = {m["name"]: m["options"] for m in flat["eval"]["metrics"]}
-    if trial.eval.during is None:
-        del flat["eval"]["during"]  # as in results that were scored before there was such a thing
+    flat["eval"] = scoring_to_plain(trial.eval)
+    return flat
+
+
+def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
+    """The part of `to_plain` that says how a trial is scored."""
+    flat: dict[str, Any] = plain(scoring)
+    flat["metrics"] = {m["name"]: m["options"] for m in flat["metrics"]}
+    if scoring.during is None:
+        del flat["during"]  # as in results that were scored before there was such a thing
     return flat
 
 

@@ -7,7 +7,7 @@ A trial's keys are those of `Trial`; presets under experiments/presets/ are part
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -223,7 +223,8 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
                 if key.split(".")[0] in TRIAL_KEYS:
                     _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
-            cells[setting, arm] = tuple(parse_trial({**copy.deepcopy(raw), "seed": s}, place) for s in file.seeds)
+            trial = parse_trial(raw, place)
+            cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
     return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
 
 

@@ -49,12 +49,8 @@ def colours(report: Report) -> Colours:
 def grounds(report: Report, inks: Colours) -> list[str]:
     """One section a ground that has any finished or diverged trial."""
     groups: dict[str, list[Outcome]] = {}
-    for t in report.tables:
-        for group in t.outcomes.values():
-            for o in group:
-                members = groups.setdefault(_ground(o.trial), [])
-                if o.result and o not in members:
-                    members.append(o)
+    for o in {o.trial.id: o for t in report.tables for group in t.outcomes.values() for o in group}.values():
+        groups.setdefault(_ground(o.trial), []).extend([o] if o.result else [])
     labels = {o.trial.id: t.label(arm) for t in reversed(report.tables)
               for (_, arm), group in t.outcomes.items() for o in group}  # fmt: skip
     settings = {o.trial.id: t.label(s) for t in reversed(report.tables)

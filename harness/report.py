@@ -32,6 +32,7 @@ class Score(NamedTuple):
     se: float | None
     better: str  # "lower", "higher" or "zero"
     protocol: Mapping[str, Any]  # but for the seed, in which the trials of a cell are meant to differ
+    kind: str  # the protocol and the facts of its trial, as text: what must agree where values are averaged
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,7 @@ class Outcome:
 
     def facts(self) -> dict[str, str]:
         """What must agree among trials that are averaged or compared."""
-        env = self.result.get("env", {})
-        facts = {
-            "commit": env.get("commit"),
-            "device": env.get("device"),
-            "torch": env.get("versions", {}).get("torch"),
-            "data": self.result.get("dataset", {}).get("fingerprint"),
-        }
-        return {name: str(value) for name, value in facts.items() if value is not None}
+        return _facts(self.result)
 
     def trailing(self, metric: str) -> Summary | None:
         """Over the last SNAPSHOTS values of series eval/<metric>; None below two."""
@@ -200,16 +194,28 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
     if not result:
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, ())
     state = str(result.get("status"))
-    if result.get("config", {}).get("eval") != config.to_plain(trial)["eval"]:
+    if result.get("config", {}).get("eval") != config.scoring_to_plain(trial.eval):
         state = "scored otherwise"
-    scores, not_finite = {}, []
+    scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):
             protocol = {k: v for k, v in m.get("protocol", {}).items() if k != "seed"}
-            scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol)
+            kind = facts + json.dumps(protocol, sort_keys=True)
+            scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, kind)
         else:
             not_finite.append(name)
     return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite))
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, str]:
+    env = result.get("env", {})
+    facts = {
+        "commit": env.get("commit"),
+        "device": env.get("device"),
+        "torch": env.get("versions", {}).get("torch"),
+        "data": result.get("dataset", {}).get("fingerprint"),
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -259,7 +265,8 @@ def _metric(
     theirs: Mapping[str, Any],
 ) -> MetricTable:
     scored = [o for group in outcomes.values() for o in group if name in o.scores]
-    protocols = {json.dumps(o.scores[name].protocol, sort_keys=True): o.scores[name].protocol for o in scored}
+    kinds = {o.scores[name].kind: o.scores[name].protocol for o in scored}
+    protocols = {json.dumps(protocol, sort_keys=True): protocol for protocol in kinds.values()}
     key, apart = _paper_key(name, table, protocols.values())
     cells = {}
     for (setting, arm), group in outcomes.items():
@@ -301,12 +308,12 @@ def _cell(
     best = Best(tuple(b["metrics"][name]["value"] for b in kept), tuple(b["nimg"] for b in kept))
     cell = Cell(
         planned=len(group),
-        waiting=tuple("not finite" if name in o.not_finite else o.word for o in group if o not in scored),
+        waiting=tuple("not finite" if name in o.not_finite else o.word for o in group if name not in o.scores),
         values=values,
         summary=statistics.summary(list(values.values())) if values else None,
         trailing=_pool(tails) if scored and len(tails) == len(scored) else None,
         best=best if scored and len(kept) == len(scored) else None,
-        mixed=len({_kind(o, name) for o in scored + reference}) > 1,
+        mixed=len({o.scores[name].kind for o in scored + reference}) > 1,
         paper=paper,
     )
     if against is None:
@@ -323,10 +330,6 @@ def _same_protocol(name: str, arm: list[Outcome], baseline: list[Outcome]) -> tu
     ours = {o.trial.seed: o.scores[name] for o in arm}
     pairs = {s for s in ours.keys() & theirs.keys() if ours[s].protocol == theirs[s].protocol}
     return {s: ours[s].value for s in pairs}, {s: theirs[s].value for s in pairs}
-
-
-def _kind(outcome: Outcome, metric: str) -> str:
-    return json.dumps([outcome.facts(), outcome.scores[metric].protocol], sort_keys=True)
 
 
 def _pool(tails: list[Summary]) -> Trailing:

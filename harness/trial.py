@@ -53,7 +53,7 @@ def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if result.get("config", {}).get("eval") == config.to_plain(trial)["eval"] else None
+    return result if result.get("config", {}).get("eval") == config.scoring_to_plain(trial.eval) else None
 
 
 def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
