@@ -1,6 +1,7 @@
 """What several files of tests share and is dear to make."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,3 +14,17 @@ def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     tracking._create(path, path.parent / "mlartifacts")
     return path
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How near each golden file was met, over all tests that read it."""
+    met: dict[str, list[float]] = {}
+    for report in (r for reports in terminalreporter.stats.values() for r in reports):
+        for key, value in getattr(report, "user_properties", ()):
+            if key == "golden":
+                name, *found = value
+                met[name] = list(map(max, met.get(name, found), found))
+    if met:
+        terminalreporter.section("golden files: largest relative difference (share of the tolerance)")
+    for name, (relative, share) in sorted(met.items()):
+        terminalreporter.line(f"{name:28} {relative:.2e}   ({share:6.1%})")

@@ -9,7 +9,7 @@ kind with other sizes is tested without a new line of code:
         d = build(case.config, case.group("sd/"))
         close(d(case["in/img"]), case["out/logits"], FORWARD)
 
-`close` notes the largest relative difference of each file; conftest.py prints them.
+`close` notes the largest relative difference in each test; tests/conftest.py prints them by file.
 """
 
 import json
@@ -27,10 +27,9 @@ from torch import Tensor
 FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parents[3] / "shared" / "golden")
 FORWARD, GRADIENT, OPS = 3e-5, 2e-4, 2e-6  # tolerances, as parts of max|expected|
 
-largest: dict[str, tuple[float, float]] = {}
-"""File -> (largest relative difference, its part of the tolerance in use) of forward values and gradients alike."""
-current = ""
-"""The file that the running test reads; conftest.py sets it."""
+largest: list[float] = [0.0, 0.0]
+"""Of the running test: the largest relative difference, of forward values and gradients alike, and its part of the
+tolerance in use."""
 
 
 class Case:
@@ -82,8 +81,7 @@ def close(actual: Tensor, expected: Tensor, rel: float, what: str = "") -> None:
     difference = (actual.detach().double() - expected.double()).abs().max().item()
     scale = expected.double().abs().max().item()
     relative = difference / scale if scale else (0.0 if difference == 0 else float("inf"))
-    worst = largest.get(current, (0.0, 0.0))
-    largest[current] = max(worst[0], relative), max(worst[1], relative / rel)
+    largest[:] = max(largest[0], relative), max(largest[1], relative / rel)
     # Written so that NaN fails.
     assert relative <= rel, f"{what}: differs by {relative:.2e} of the largest value; allowed {rel:.0e}"
 
