@@ -5,8 +5,10 @@ Each verb imports what it needs, so that --help answers at once.
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -96,11 +98,12 @@ def parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
-    from harness import checkpoint, console, files, remote, report, tables, trial
-    from harness import plan as plans
-    from harness.launch import launch
-    from harness.matrix import Entry, entries
-    from harness.sink import Sink
+    with _loading():
+        from harness import checkpoint, console, files, remote, report, tables, trial
+        from harness import plan as plans
+        from harness.launch import launch
+        from harness.matrix import Entry, entries
+        from harness.sink import Sink
 
     _use_inception_weights(args)
     experiment = files.load(args.experiment, args.set)
@@ -337,6 +340,17 @@ def data(args: argparse.Namespace) -> int:
         )  # fmt: skip
     console.say(f"{args.out}: {made.images} images of {made.resolution}x{made.resolution}, {made.size_bytes} bytes")
     return 0
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """While libraries load, Ctrl-C ends the process at once, with 130. A KeyboardInterrupt raised inside an import
+    may be swallowed there, or leave half a library that fails later."""
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _use_inception_weights(args: argparse.Namespace) -> None:

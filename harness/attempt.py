@@ -66,9 +66,9 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
 
 
 def out_of_memory(e: Exception) -> bool:
-    """Whether memory ran out; torch's CPU allocator and C++ raise a bare RuntimeError then."""
+    """Whether memory ran out; torch's CPU allocator, C++ and oneDNN raise a bare RuntimeError then."""
     named = isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError"
-    return named or "allocate memory" in str(e) or "bad_alloc" in str(e)
+    return named or any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
 
 
 def disk_is_full(e: BaseException | None) -> bool:

@@ -11,8 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness import lock
 from harness.errors import UserError
+
+MARK = "NASHBOARD_DRIVER"
+"""Variable of all processes of a Ray of ours: the process that began it."""
 
 
 @contextmanager
@@ -30,6 +35,8 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             stack.enter_context(
                 lock.hold(machine, f"this machine: another driver ({{}}) runs its own Ray here; {remedy}")
             )
+            _sweep()
+            os.environ |= {MARK: str(os.getpid()), "SPT_NOENV": "1"}  # by the latter Ray's agents show it
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             path = os.environ.get("PYTHONPATH", "")
             if str(root) not in path.split(os.pathsep):
@@ -53,6 +60,15 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _sweep() -> None:
+    """End what a killed driver's Ray left behind: an agent outlives its node when that dies while it starts."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            driver = process.environ().get(MARK) if process.name().startswith("ray::") else None
+            if driver and not psutil.pid_exists(int(driver)):
+                process.kill()
 
 
 def _reach(address: str) -> None:

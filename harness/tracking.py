@@ -94,8 +94,8 @@ class Mirror:
             _create(Path(self.uri.removeprefix("sqlite:///")), self.results / "mlartifacts")
         from mlflow import MlflowClient
 
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs with a traceback it raises, too
         client = MlflowClient(self.uri)
         name = f"nashboard/{self.experiment}"
         found = client.get_experiment_by_name(name)

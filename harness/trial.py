@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import Discriminator
 from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
@@ -293,6 +292,8 @@ def costs(g: SpatialGenerator, d: Discriminator) -> dict[str, int]:
     """Parameters of G (the arm's additions included) and D, and multiply-adds of one forward pass for
     one image: `macs_g`, `macs_d`. Counted are convolutions and matrix products, no element-wise operations.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads a compiler, which a finished matrix need not wait for
+
     counts = {f"params_{name}": sum(p.numel() for p in m.parameters()) for name, m in (("g", g), ("d", d))}
     modes = [(module, module.training) for module in (g, d)]
     for module, _ in modes:
