@@ -1,5 +1,6 @@
 """Mean and covariance as a stream, and the Fréchet distance between two of them."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +36,20 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
         """The moments of features [N, D]."""
+        made = cls.empty(features.shape[1], features.device)
+        made.add(features)
+        return made
+
+    def add(self, features: Tensor) -> None:
+        """Take in features [N, D], in place: one product adds the scatter of the batch and that of the two means."""
         features = features.double()
-        mean = features.mean(0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred)
+        mean, count = features.mean(0), self.count + len(features)
+        shift = mean - self.mean
+        apart = shift * math.sqrt(self.count * len(features) / count)
+        rows = torch.cat([features - mean, apart[None]])
+        self.scatter.addmm_(rows.T, rows)
+        self.mean += shift * (len(features) / count)
+        self.count = count
 
     def merge(self, other: "Moments") -> None:
         """Take in the vectors that `other` saw, in place."""

@@ -50,7 +50,7 @@ class Collector:
             running = self._running.setdefault(layer, Moments.empty(values.shape[1], values.device))
             upto = min(sample.count - first, len(values))
             if upto > done:
-                running.merge(Moments.of(values[done:upto]))
+                running.add(values[done:upto])
                 done = upto
             if first + done == sample.count:
                 self.evidence.moments[sample] = copy.deepcopy(running)

@@ -20,7 +20,7 @@ def check(actual: Any, expected: torch.Tensor, tolerance: float, what: str) -> N
 def moments(features: torch.Tensor, batch: int = 77) -> frechet.Moments:
     running = frechet.Moments.empty(features.shape[1])
     for part in features.split(batch):
-        running.merge(frechet.Moments.of(part))
+        running.add(part)
     return running
 
 
