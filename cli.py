@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from harness.report import Report
@@ -98,8 +98,14 @@ def parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
+    from harness import console, files, finished, remote
+
+    key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
+    if remote.URL not in os.environ and (said := finished.recall(args.results, key)):
+        _say(said)
+        return 0
     with _loading():
-        from harness import checkpoint, console, files, remote, report, tables, trial
+        from harness import checkpoint, report, tables, trial
         from harness import plan as plans
         from harness.launch import launch
         from harness.matrix import Entry, entries
@@ -110,12 +116,12 @@ def matrix(args: argparse.Namespace) -> int:
     todo = entries(experiment, partial(plans.seconds, records=plans.measured()))
     results = args.results.absolute()
 
-    def finished(entry: Entry) -> str | None:
+    def ended(entry: Entry) -> str | None:
         result = trial.finished(results / "trials" / entry.id, entry.trial)
         return str(result["status"]) if result else None
 
-    words: Mapping[str, str | None] = {e.id: finished(e) for e in todo}
-    unfinished = [e for e in todo if words[e.id] is None]
+    ends: Mapping[str, str | None] = {e.id: ended(e) for e in todo}
+    unfinished = [e for e in todo if ends[e.id] is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
     checkpoint.check_writable(results / experiment.name)
     remote.check_writable()
@@ -128,18 +134,25 @@ def matrix(args: argparse.Namespace) -> int:
     if unfinished or (sink and not sink.settled):
         try:
             with console.Progress({e.id: e.name for e in todo}) as progress, remote.refreshed(results):
-                words = launch(
-                    todo, results, experiment.run, experiment=experiment.name, finished=finished,
+                ends = launch(
+                    todo, results, experiment.run, experiment=experiment.name, finished=ended,
                     on_progress=progress, local=args.local, address=args.ray_address,
                     ship_code=args.code == "ship", retry_failed=args.retry_failed, during=sink,
                 )  # fmt: skip
         finally:
             if sink and sink.behind:
                 console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    _show_report(args, report.collect(experiment, results))
-    if "interrupted" in words.values():
+    said = _show_report(args, report.collect(experiment, results))
+    if "interrupted" in ends.values():
         return 130
-    return 0 if all(word == "done" for word in words.values()) else 1
+    if any(word != "done" for word in ends.values()):
+        return 1
+    if sink is None or sink.settled:
+        books = (results / experiment.name).glob("tracking-*.json")
+        depends = [*(results / "trials" / e.id / "result.json" for e in todo), *map(Path, said["written"]), *books]
+        said["first"] = f"{experiment.name}: {len(todo)} trials, {len(todo)} finished before"
+        finished.keep(results / experiment.name, key, said, depends)
+    return 0
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -359,19 +372,29 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
 
 
-def _show_report(args: argparse.Namespace, rep: "Report") -> None:
-    """Write the report's files and print its tables."""
-    from harness import checkpoint, console, remote, tables
+def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
+    """Write the report's files and print its tables; returns both."""
+    from harness import checkpoint, remote, tables
     from harness.report import write
 
     checkpoint.check_writable(args.results / rep.experiment.name)
     remote.check_writable()
     written = write(rep, args.results.absolute())
     remote.publish(args.results / rep.experiment.name, rep.experiment.name)
-    for t in rep.tables:
-        grid = tables.grid(t)
-        console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
-    console.say(f"report: {next(p for p in written if p.name == 'report.html')}")
+    grids = [tables.grid(t) for t in rep.tables]
+    said = {"tables": [(g.title, g.header, g.rows, g.notes) for g in grids], "written": list(map(str, written))}
+    _say(said)
+    return said
+
+
+def _say(said: dict[str, Any]) -> None:
+    from harness import console
+
+    if "first" in said:
+        console.say(said["first"])
+    for title, header, rows, notes in said["tables"]:
+        console.show_table(title, header, rows, notes=notes)
+    console.say(f"report: {next(path for path in said['written'] if path.endswith('report.html'))}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,6 +58,14 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     return Experiment(file.name, path, tuple(tables.values()), file.run)
 
 
+def sources(path: str | Path) -> list[Path]:
+    """The experiment file and all that it includes, in their order; nothing in them is checked."""
+    path = _locate(Path(path))
+    included = _read_yaml(path).get("include") or ()
+    inner = [sources(path.parent / str(name)) for name in included if ".." not in Path(str(name)).parts]
+    return [path, *chain.from_iterable(inner)]
+
+
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
     """The trial `plain` with `key=value` texts laid over it, checked like any other."""
     raw = copy.deepcopy(plain)

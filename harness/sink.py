@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import lock
+from harness.attempt import read_state
 from harness.errors import UserError
 from harness.matrix import Entry
 from harness.tracking import Mirror, redact
@@ -33,7 +34,7 @@ class Sink:
         note: Callable[[], str] = str,
     ) -> None:
         self._mirror, self._note = Mirror(results, experiment, entries, uri), note
-        self.settled = self._mirror.settled()  # nothing was left to send before it started
+        self.settled = self._mirror.settled()  # nothing is left to send: before it starts, and after its end
         self.behind = 0  # bytes that were still unsent at the end
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow sink", daemon=True)
@@ -57,9 +58,17 @@ class Sink:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
             self.problem = self.problem or f"not done after {timeout_s:g} s"
+        self.settled = self._mirror.settled()
         return self._mirror.behind()
 
+    def _wait_for_a_step(self) -> None:
+        """Loading MLflow and making its database take cores that a trial's start needs more."""
+        while not any(read_state(folder).get("nimg") for folder in self._mirror.folders()):
+            if self._closing.wait(0.5):
+                return
+
     def _work(self) -> None:
+        self._wait_for_a_step()
         pause_s, deadline = BACKOFF_S[0], math.inf
         while True:
             last = self._closing.is_set()

@@ -82,6 +82,10 @@ class Mirror:
         """Whether MLflow has been told all there is, the end of the last driver included."""
         return self._sent.get("told", {}).get("status") in ("FINISHED", "KILLED") and not self.behind()
 
+    def folders(self) -> list[Path]:
+        """Those of its trials."""
+        return [self._folder(e) for e in self.entries]
+
     def _folder(self, entry: Entry) -> Path:
         return self.results / "trials" / entry.id
 

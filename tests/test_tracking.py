@@ -49,7 +49,7 @@ def write(results, e, nimgs, *, commit=None, state="running", image=False, bad=F
 
 
 def say(folder, state):
-    (folder / "state.json").write_text(json.dumps({"state": state, "time": time.time()}))
+    (folder / "state.json").write_text(json.dumps({"state": state, "nimg": 1, "time": time.time()}))
 
 
 def finish(folder, **result):
