@@ -59,11 +59,19 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def sources(path: str | Path) -> list[Path]:
-    """The experiment file and all that it includes, in their order; nothing in them is checked."""
-    path = _locate(Path(path))
-    included = _read_yaml(path).get("include") or ()
-    inner = [sources(path.parent / str(name)) for name in included if ".." not in Path(str(name)).parts]
-    return [path, *chain.from_iterable(inner)]
+    """The experiment file and all that it includes; but for what keeps them from being found, nothing is checked."""
+    found: dict[Path, None] = {}
+    todo = [_locate(Path(path))]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found[path] = None
+        included = _read_yaml(path).get("include")
+        names = [n for n in included if isinstance(n, str)] if isinstance(included, list | dict) else []
+        inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
+        todo += [_locate(path.parent / name) for name in inside]
+    return list(found)
 
 
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -100,10 +101,13 @@ def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | No
     """
     mirror = Mirror(results, experiment, entries, uri)
     mirror.note, mirror.closed = note, True
+    new = [folder for folder in (results / experiment, results) if not folder.exists()]
     with lock.hold(results / experiment):
         try:
             mirror.update()
         except Exception as e:  # whatever MLflow or its store raises
+            for folder in new:
+                shutil.rmtree(folder, ignore_errors=True)
             raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_one_line(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 

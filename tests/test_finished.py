@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 import cli
-from harness import finished, report, trial
+from harness import files, finished, report, trial
 from tests.e2e.test_cli import TINY
 
 
@@ -64,3 +64,11 @@ def test_the_key_holds_all_that_an_experiment_is_made_of(tmp_path, monkeypatch):
     (tmp_path / "cli.py").write_text("")
     keys.append(finished.key(whole, []))
     assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    "include", ["5", "whole.yaml", "[5, null]", "[whole.yaml]", "{whole.yaml: }", "[/etc/passwd, ../a]"]
+)
+def test_an_include_that_is_wrong_is_left_to_who_checks_it(tmp_path, include):
+    (tmp_path / "whole.yaml").write_text(f"include: {include}\n")
+    assert files.sources(tmp_path / "whole.yaml") == [tmp_path / "whole.yaml"]
