@@ -105,7 +105,7 @@ def matrix(args: argparse.Namespace) -> int:
         _say(said)
         return 0
     with _loading():
-        from harness import checkpoint, report, tables, trial
+        from harness import disk, report, tables, trial
         from harness import plan as plans
         from harness.launch import launch
         from harness.matrix import Entry, entries
@@ -123,7 +123,7 @@ def matrix(args: argparse.Namespace) -> int:
     ends: Mapping[str, str | None] = {e.id: ended(e) for e in todo}
     unfinished = [e for e in todo if ends[e.id] is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
-    checkpoint.check_writable(results / experiment.name)
+    disk.check_writable(results / experiment.name)
     remote.check_writable()
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     sink = None
@@ -250,7 +250,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import checkpoint, console, evaluate, tables, trained
+    from harness import console, disk, evaluate, tables, trained
     from harness.errors import UserError
 
     _use_inception_weights(args)
@@ -263,11 +263,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     if args.out:
         if args.out.is_dir():
             raise UserError(f"--out {args.out}: is a folder; name a file")
-        checkpoint.check_writable(args.out.parent, "--out")
+        disk.check_writable(args.out.parent, "--out")
     with console.counting("images") as progress:
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
-            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
+            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=disk.cache_folder(),
             weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
     rows = [
@@ -275,7 +275,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     ]
     console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
     if args.out:
-        checkpoint.write_atomic(args.out, json.dumps(records, indent=1).encode())
+        disk.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0
 
 
@@ -323,7 +323,7 @@ def ui(args: argparse.Namespace) -> int:
 
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import checkpoint, console, trained
+    from harness import console, disk, trained
     from harness import pictures as draw
     from harness.errors import UserError
 
@@ -333,7 +333,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures --samplers: --out: missing; give a folder")
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
-    checkpoint.check_writable(out, "--out")
+    disk.check_writable(out, "--out")
     paths = draw.samplers(out) if args.samplers else []
     paths += draw.of_model(model, out) if model else []
     for path in paths:
@@ -374,10 +374,10 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
     """Write the report's files and print its tables; returns both."""
-    from harness import checkpoint, remote, tables
+    from harness import disk, remote, tables
     from harness.report import write
 
-    checkpoint.check_writable(args.results / rep.experiment.name)
+    disk.check_writable(args.results / rep.experiment.name)
     remote.check_writable()
     written = write(rep, args.results.absolute())
     remote.publish(args.results / rep.experiment.name, rep.experiment.name)
@@ -400,15 +400,14 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import remote
-    from harness.attempt import disk_is_full
+    from harness import disk, remote
     from harness.errors import Diverged, UserError
 
     try:
         args.results = remote.folder(args.results)
         return int(globals()[args.verb.replace("-", "_")](args))
     except OSError as e:
-        if not disk_is_full(e):
+        if not disk.is_full(e):
             raise
         print(
             f"nashboard: {e.filename or args.results}: {e.strerror}; make room, then give the same command again",

@@ -5,7 +5,6 @@ finds a later number there and stops before it writes.
 """
 
 import contextlib
-import errno
 import importlib
 import json
 import time
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import remote
+from harness.disk import is_full, read_json, write_atomic
 from harness.errors import UserError
 from harness.schedule import Ended
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Fenced(Exception):
@@ -58,7 +56,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     text = f"{type(e).__name__}: {' '.join(str(e).split())}"[:500]
     if type(e).__name__ == "Lost":
         return Ended("crashed", f"another of its processes was lost ({text})")
-    if disk_is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
+    if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", text, fatal=True)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
@@ -71,21 +69,11 @@ def out_of_memory(e: Exception) -> bool:
     return named or any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
 
 
-def disk_is_full(e: BaseException | None) -> bool:
-    """Whether a disk that is full, or turned read-only, is behind `e`."""
-    if e is None:
-        return False
-    return isinstance(e, OSError) and e.errno in NO_ROOM or disk_is_full(e.__context__)
-
-
 def bump(folder: Path) -> int:
     """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
     number = (_owner(folder) or 0) + 1
-    part = folder / ".attempt.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(str(number))
-        part.replace(folder / "attempt")
+        write_atomic(folder / "attempt", str(number).encode())
     except OSError as e:
         raise UserError(f"{folder}: {e.strerror}; a trial needs a folder that can be written") from None
     remote.publish(folder / "attempt", f"trials/{folder.name}/attempt")
@@ -108,11 +96,7 @@ def _owner(folder: Path) -> int | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The content of state.json; empty where there is none."""
-    try:
-        state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+    return read_json(folder / "state.json")
 
 
 def note_end(folder: Path, word: str, message: str | None) -> None:
@@ -120,7 +104,8 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
     state = read_state(folder)
     if state.get("state") == word or (folder / "result.json").exists():
         return
-    part = folder / ".state.part"
     with contextlib.suppress(OSError):
-        part.write_text(json.dumps({**state, "state": word, "message": message, "time": time.time()}))
-        part.replace(folder / "state.json")
+        write_atomic(
+            folder / "state.json",
+            json.dumps({**state, "state": word, "message": message, "time": time.time()}).encode(),
+        )

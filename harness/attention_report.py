@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import attention_figures, pictures, probes, trained, trial
-from harness.checkpoint import write_atomic
 from harness.config import Experiment
+from harness.disk import write_atomic
 from harness.errors import UserError
 from harness.matrix import Entry, entries
 from harness.model import Trained

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 
 URL = "NASHBOARD_RESULTS"  # environment variable of driver and workers: the URL, where there is one
@@ -75,7 +76,7 @@ class Store:
             target.with_name(f".{target.name}.part").replace(target)
             self.seen[path] = version
         if self._memory is not None and changed:
-            self._memory.write_text(json.dumps(self.seen))
+            write_atomic(self._memory, json.dumps(self.seen).encode())
 
     def push(self, folder: Path, under: str) -> None:
         """Send what changed in the trial's `folder`, pointers last; data go when a pointer that names them changed."""
@@ -116,10 +117,7 @@ class Store:
         """All of it or nothing: object stores do so by themselves."""
         full = f"{self._root}/{to}"
         if self._local:
-            part = Path(full).with_name(f".{Path(full).name}.{os.getpid()}.part")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(full)
+            write_atomic(Path(full), data)
         else:
             self._fs.pipe_file(full, data)
 
@@ -156,8 +154,7 @@ def folder(text: str) -> Path:
         return Path(text)
     Store(text)  # a URL of no known kind ends here, before anything is made
     os.environ[URL] = text.rstrip("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    front = cache / "nashboard" / "results" / _digest(os.environ[URL].encode())[:12]
+    front = cache_folder() / "results" / _digest(os.environ[URL].encode())[:12]
     front.mkdir(parents=True, exist_ok=True)
     (front / "url").write_text(text)
     _insist(lambda: Store(text, front / ".seen.json").pull("trials", front / "trials", leave=(".safetensors",)))

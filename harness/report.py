@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import config, files, statistics
-from harness.checkpoint import write_atomic
 from harness.config import Experiment, Table, Trial
+from harness.disk import write_atomic
 from harness.errors import UserError
 from harness.matrix import Cell as Place
 from harness.matrix import entries

@@ -19,6 +19,7 @@ from harness import checkpoint, config, evaluate, files, gallery, plugins, scori
 from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
+from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
 from harness.journal import Journal, holds, series
@@ -96,7 +97,7 @@ class Live:
         if force or time.monotonic() - self._written > 1:
             self.fence()
             self._written = time.monotonic()
-            checkpoint.write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
+            write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
             if self.now["state"] in ("running", "scoring"):
                 self.control.report(dict(self.now))
 
@@ -113,8 +114,8 @@ class Live:
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
     env = environment(device)
-    checkpoint.write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
-    checkpoint.write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
+    write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
@@ -170,7 +171,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     }
     journal.close()
     live.fence()
-    checkpoint.write_atomic(folder / "result.json", json.dumps(result).encode())
+    write_atomic(folder / "result.json", json.dumps(result).encode())
     if result["status"] == "diverged":
         raise Diverged(result["reason"])
 
@@ -325,11 +326,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def commit() -> str:
     """The checkout's commit, with `+` when tracked files differ from it; the version where there is no git."""
-    here = Path(__file__).parent.parent
-    if shutil.which("git") and (here / ".git").exists():
-        head = _git(here, "rev-parse", "--short=12", "HEAD")
+    if shutil.which("git") and (ROOT / ".git").exists():
+        head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
         if head:
-            return head + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+            return head + ("+" if _git(ROOT, "status", "--porcelain", "--untracked-files=no") else "")
     return f"v{_version('nashboard')}"
 
 
