@@ -8,13 +8,14 @@ import contextlib
 import errno
 import importlib
 import json
+import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from harness import remote
-from harness.errors import UserError
+from harness.errors import Lost, UserError, one_line
 from harness.schedule import Ended
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -55,8 +56,8 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
     if _owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
-    text = f"{type(e).__name__}: {' '.join(str(e).split())}"[:500]
-    if type(e).__name__ == "Lost":
+    text = one_line(f"{type(e).__name__}: {e}", 500)
+    if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
     if disk_is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", text, fatal=True)
@@ -67,8 +68,10 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
 
 def out_of_memory(e: Exception) -> bool:
     """Whether memory ran out; torch's CPU allocator, C++ and oneDNN raise a bare RuntimeError then."""
-    named = isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError"
-    return named or any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
+    torch = sys.modules.get("torch")  # where it was never loaded, none of its errors can be here
+    if isinstance(e, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):
+        return True
+    return any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
 
 
 def disk_is_full(e: BaseException | None) -> bool:
