@@ -69,7 +69,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
 def out_of_memory(e: Exception) -> bool:
     """Whether memory ran out; torch's CPU allocator, C++ and oneDNN raise a bare RuntimeError then."""
     torch = sys.modules.get("torch")  # where it was never loaded, none of its errors can be here
-    if isinstance(e, (MemoryError, *((torch.OutOfMemoryError,) if torch else ()))):
+    if isinstance(e, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
     return any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
 

@@ -211,6 +211,26 @@ def test_last_snapshots_beside_the_final_value(tmp_path):
     assert last == (5, pytest.approx(4.0), pytest.approx(math.sqrt(2.5)))
 
 
+def test_the_untrained_networks_are_no_snapshot_of_a_run(tmp_path):
+    """Snapshots at 0, 100, 200, 300 images: the last five would take in the networks as they were drawn."""
+    for t in trials("baseline"):
+        points = [[0, 500.0], [100, 1.0], [200, 2.0], [300, 3.0]]
+        finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": points})
+    for t in trials("align"):
+        finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": [[0, 500.0], [100, 1.0]]})
+    t = only_table(tmp_path)
+    assert cell(t, "di", "baseline").trailing == (3, pytest.approx(2.0), pytest.approx(1.0))
+    assert cell(t, "di", "align").trailing is None  # one snapshot has no spread
+
+
+def test_spoilt_lines_of_a_journal_are_said(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
+    finish(tmp_path, trials("align")[1], {"fid50k_full": 17.0}, spoilt_lines=2)
+    finish(tmp_path, trials("align")[2], {"fid50k_full": 17.0}, spoilt_lines=0)
+    notes = [n for n in only_table(tmp_path).notes if "spoilt" in n]
+    assert len(notes) == 1 and notes[0].endswith("curves: align s1 (2)")
+
+
 def test_the_best_snapshot_stands_beside_the_last_and_decides_nothing(tmp_path):
     fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
     for t, last, best, nimg in zip(

@@ -207,6 +207,10 @@ def _notes(
             keys = _varying(protocols.values())
             kinds = {w: ", ".join(f"{k} {p.get(k)}" for k in keys) for w, p in protocols.items()}
             notes += _mixture(f"{setting}: {m.name} under mixed protocols, compared only within one", kinds)
+        spoilt = {who: n for who, o in column if (n := o.result.get("spoilt_lines"))}
+        if spoilt:
+            lines = ", ".join(f"{who} ({n})" for who, n in spoilt.items())
+            notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
     lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})

@@ -62,9 +62,9 @@ class Outcome:
         return {name: str(value) for name, value in facts.items() if value is not None}
 
     def trailing(self, metric: str) -> Summary | None:
-        """Over the last SNAPSHOTS values of series eval/<metric>; None below two."""
-        points = self.result.get("series", {}).get(f"eval/{metric}", [])[-SNAPSHOTS:]
-        values = [float(v) for _, v in points]
+        """Over the last SNAPSHOTS values of series eval/<metric>, the untrained networks' left out; None below two."""
+        points = [v for nimg, v in self.result.get("series", {}).get(f"eval/{metric}", []) if nimg > 0]
+        values = [float(v) for v in points[-SNAPSHOTS:]]
         return statistics.summary(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
