@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from harness.report import Report
+    from harness.report.model import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
 
@@ -105,10 +105,12 @@ def matrix(args: argparse.Namespace) -> int:
         _say(said)
         return 0
     with _loading():
-        from harness import disk, report, tables, trial
+        from harness import disk, trial
         from harness import plan as plans
         from harness.launch import launch
         from harness.matrix import Entry, entries
+        from harness.report import tables
+        from harness.report.collect import collect
         from harness.sink import Sink
 
     _use_inception_weights(args)
@@ -129,7 +131,7 @@ def matrix(args: argparse.Namespace) -> int:
     sink = None
     if args.tracking_uri != "off":
         sink = Sink(
-            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(report.collect(experiment, results))
+            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(collect(experiment, results))
         )
     if unfinished or (sink and not sink.settled):
         try:
@@ -142,7 +144,7 @@ def matrix(args: argparse.Namespace) -> int:
         finally:
             if sink and sink.behind:
                 console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    said = _show_report(args, report.collect(experiment, results))
+    said = _show_report(args, collect(experiment, results))
     if "interrupted" in ends.values():
         return 130
     if any(word != "done" for word in ends.values()):
@@ -192,9 +194,9 @@ def plan(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
     from harness import files
-    from harness import report as reports
+    from harness.report.collect import collect
 
-    _show_report(args, reports.collect(files.load(args.experiment, args.set), args.results.absolute()))
+    _show_report(args, collect(files.load(args.experiment, args.set), args.results.absolute()))
     return 0
 
 
@@ -232,13 +234,14 @@ def stop(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, files, tables
-    from harness import report as reports
+    from harness import console, files
     from harness.matrix import entries
+    from harness.report import tables
+    from harness.report.collect import collect
     from harness.sink import sync as send
 
     experiment = files.load(args.experiment, args.set)
-    rep = reports.collect(experiment, args.results.absolute())
+    rep = collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -250,8 +253,9 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import console, disk, evaluate, tables, trained
+    from harness import console, disk, evaluate, trained
     from harness.errors import UserError
+    from harness.report import tables
 
     _use_inception_weights(args)
     sets = list(args.set)
@@ -374,8 +378,9 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
     """Write the report's files and print its tables; returns both."""
-    from harness import disk, remote, tables
-    from harness.report import write
+    from harness import disk, remote
+    from harness.report import tables
+    from harness.report.write import write
 
     disk.check_writable(args.results / rep.experiment.name)
     remote.check_writable()

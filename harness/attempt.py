@@ -7,6 +7,7 @@ finds a later number there and stops before it writes.
 import contextlib
 import importlib
 import json
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from harness import remote
 from harness.disk import is_full, read_json, write_atomic
-from harness.errors import UserError
+from harness.errors import Lost, UserError, one_line
 from harness.schedule import Ended
 
 
@@ -53,8 +54,8 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
     if _owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
-    text = f"{type(e).__name__}: {' '.join(str(e).split())}"[:500]
-    if type(e).__name__ == "Lost":
+    text = one_line(f"{type(e).__name__}: {e}", 500)
+    if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
     if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", text, fatal=True)
@@ -65,8 +66,10 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
 
 def out_of_memory(e: Exception) -> bool:
     """Whether memory ran out; torch's CPU allocator, C++ and oneDNN raise a bare RuntimeError then."""
-    named = isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError"
-    return named or any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
+    torch = sys.modules.get("torch")  # where it was never loaded, none of its errors can be here
+    if isinstance(e, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
+        return True
+    return any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
 
 
 def bump(folder: Path) -> int:

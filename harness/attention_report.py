@@ -17,8 +17,8 @@ from harness.disk import write_atomic
 from harness.errors import UserError
 from harness.matrix import Entry, entries
 from harness.model import Trained
+from harness.report.tables import Grid, pipes
 from harness.schema import plain
-from harness.tables import Grid, pipes
 from harness.variants import align
 
 Record = Mapping[str, Any]

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import attempt, committed, views
+from harness import attempt, journal, views
 from harness.disk import ROOT, read_json, write_atomic
 from harness.matrix import Entry
 
@@ -76,8 +76,8 @@ class Mirror:
 
     def behind(self) -> int:
         """Committed bytes of all journals that MLflow does not have."""
-        sent = self._sent["trials"]
-        return sum(max(0, committed.size(self._folder(e)) - sent.get(e.id, {}).get("offset", 0)) for e in self.entries)
+        sent = {id: trial["offset"] for id, trial in self._sent["trials"].items()}
+        return sum(max(0, journal.committed(self._folder(e)) - sent.get(e.id, 0)) for e in self.entries)
 
     def settled(self) -> bool:
         """Whether MLflow has been told all there is, the end of the last driver included."""
@@ -129,8 +129,8 @@ class Mirror:
 
         record = self._sent["trials"].setdefault(entry.id, {"run": None, "offset": 0, "tail": "", "told": {}})
         try:
-            if record["tail"] != committed.tail(folder / "events.jsonl", record["offset"]):
-                if committed.size(folder) >= record["offset"] or (folder / "result.json").exists():
+            if record["tail"] != journal.mark(folder / "events.jsonl", record["offset"]):
+                if journal.committed(folder) >= record["offset"] or (folder / "result.json").exists():
                     self._replace(entry, record)  # trained anew: the curves are others
                 else:
                     return  # an older checkpoint was resumed; its journal will grow back to the same bytes
@@ -145,11 +145,11 @@ class Mirror:
     def _ship(self, entry: Entry, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
         if record["run"] is None:
             record["run"] = self._known.get(entry.id) or self._create_run(entry, folder, state)
-        run, journal = record["run"], folder / "events.jsonl"
-        while chunk := committed.lines(journal, record["offset"], committed.size(folder)):
-            self._send(run, folder, list(committed.events(chunk)))
+        run, path = record["run"], folder / "events.jsonl"
+        while chunk := journal.chunk(path, record["offset"], journal.committed(folder)):
+            self._send(run, folder, journal.parse(chunk).events)
             record["offset"] += len(chunk)
-            record["tail"] = committed.tail(journal, record["offset"])
+            record["tail"] = journal.mark(path, record["offset"])
         self._tell(run, folder, state, record)
 
     def _send(self, run: str, folder: Path, events: list[dict[str, Any]]) -> None:
@@ -199,6 +199,7 @@ class Mirror:
 
         env = read_json(folder / "env.json")
         tags = {**now, "commit": env.get("commit", ""), "device": env.get("device", "")}
+        tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
         at = int(float(state.get("time", time.time())) * 1000)
         costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
         self._client.log_batch(

@@ -22,7 +22,7 @@ from harness.datasets import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
-from harness.journal import Journal, holds, series
+from harness.journal import Journal, holds, read, series
 from harness.ranks import device_index, same, team
 from harness.rng import Streams, derive
 from harness.schema import parse, plain
@@ -158,6 +158,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         journal.metrics(best["nimg"], {f"best/{name}": record["value"] for name, record in best["metrics"].items()})
         result["best"] = best
     journal.metrics(state.nimg, {f"final/{name}": record["value"] for name, record in metrics.items()})
+    journal.commit()
+    written = read(folder / "events.jsonl")
     result |= {
         "nimg": state.nimg,
         "config": config.to_plain(trial),
@@ -165,7 +167,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "dataset": {"fingerprint": data.fingerprint, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
-        "series": series(folder / "events.jsonl") if journal.commit() else {},
+        "series": series(written.events),
+        "spoilt_lines": written.spoilt,  # of the journal, left out of the series
         "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
         "figures": drawn,
     }
