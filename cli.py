@@ -203,8 +203,8 @@ def report(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     from harness import console, files, lock, trial
-    from harness.attempt import read_state
     from harness.matrix import entries
+    from harness.store.folder import read_state
 
     experiment = files.load(args.experiment, args.set)
     driver = lock.driver(args.results / experiment.name)

@@ -173,7 +173,7 @@ class RayPool:
     # ── what runs ──
 
     def start(self, job: Job) -> None:
-        number = attempt.bump(job.folder)
+        number = attempt.begin(job.folder)
         ticket, share = f"{job.id}/{number}", job.share
         resources = {**self._plain["resources"], "gpus": share.gpus, "processes": share.processes}
         call = (ticket, self._worker, job.config, job.folder, {**self._plain, "resources": resources}, number)

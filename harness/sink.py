@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import lock
-from harness.attempt import read_state
 from harness.errors import UserError, one_line
 from harness.matrix import Entry
+from harness.store.folder import read_state
 from harness.tracking import Mirror, redact
 
 EVERY_S = 2.0

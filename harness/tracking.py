@@ -19,9 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import attempt, journal, views
+from harness import journal, views
 from harness.disk import ROOT, read_json, write_atomic
 from harness.matrix import Entry
+from harness.store.folder import read_state
 
 BATCH = 900  # metrics per request: below the limit of older servers
 STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
@@ -122,7 +123,7 @@ class Mirror:
 
     def _trial(self, entry: Entry) -> None:
         folder = self._folder(entry)
-        state = attempt.read_state(folder)
+        state = read_state(folder)
         if not state:
             return
         from mlflow.exceptions import MlflowException

@@ -16,7 +16,6 @@ import torch
 
 from backbones import Discriminator
 from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
-from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
 from harness.disk import ROOT, write_atomic
@@ -26,6 +25,7 @@ from harness.journal import Journal, holds, read, series
 from harness.ranks import device_index, same, team
 from harness.rng import Streams, derive
 from harness.schema import parse, plain
+from harness.store.folder import fence
 from harness.train import State, new_state, train
 from harness.upkeep import Upkeep
 from harness.variants import GTerm

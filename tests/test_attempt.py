@@ -34,7 +34,7 @@ def named(name, base=Exception):
     ],
 )
 def test_the_type_decides_the_end(tmp_path, error, word):
-    ended = attempt.failure(error, tmp_path, attempt.bump(tmp_path))
+    ended = attempt.failure(error, tmp_path, attempt.begin(tmp_path))
     assert ended.word == word
     assert type(error).__name__ in ended.message
 
