@@ -100,7 +100,8 @@ def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console, files, finished, remote
 
-    key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
+    words = [str(args.results), str(args.tracking_uri), *args.set]
+    key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
     if remote.URL not in os.environ and (said := finished.recall(args.results, key)):
         _say(said)
         return 0

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness import remote
+from harness import outside, remote
 from harness.errors import UserError
 from harness.schedule import Ended
 
@@ -42,11 +42,13 @@ def make(
 ) -> Ended:
     """Make attempt `number` at a trial; an exception ends it as failed, with its traceback in the folder.
 
-    `worker`: "module:function" with the signature of `trial.run`.
+    `worker`: "module:function" with the signature of `trial.run`; the sources of plugins from outside that came with
+    `run` are in use before it is looked up.
     """
     try:
         module, _, function = worker.partition(":")
-        return Ended(getattr(importlib.import_module(module), function)(config, folder, run, control, number))
+        options = outside.unpacked(run)
+        return Ended(getattr(importlib.import_module(module), function)(config, folder, options, control, number))
     except Exception as e:
         return failure(e, folder, number)
 

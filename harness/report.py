@@ -61,8 +61,14 @@ class Outcome:
         return str(self.result.get("reason") or self.live.get("message") or "")
 
     def facts(self) -> dict[str, str]:
-        """What must agree among trials that are averaged or compared."""
-        return _facts(self.result)
+        """What must agree among trials that are averaged or compared; and the files from outside behind this one."""
+        own = ", ".join(f"{file} {digest[:12]}" for file, digest in self.plugins.items())
+        return _facts(self.result) | ({"plugins": own} if own else {})
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """Plugins from outside that the trial used: {"variants/y.py": sha256}. Arms differ in them, as they should."""
+        return self.result.get("env", {}).get("plugins", {})
 
     def trailing(self, metric: str) -> Summary | None:
         """Over the last SNAPSHOTS values of series eval/<metric>; None below two."""
@@ -368,6 +374,9 @@ def _notes(
         done = {who: o for who, o in column if o.state == "done"}
         for fact in ("commit", "device", "torch", "data"):
             notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
+        for file in sorted({file for o in done.values() for file in o.plugins}):
+            digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}
+            notes += _mixture(f"{setting}: mixed {file}", digests)
         for m in headline:
             protocols = {w: o.scores[m.name].protocol for w, o in done.items() if m.name in o.scores}
             keys = _varying(protocols.values())

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
+from harness import checkpoint, config, evaluate, files, gallery, outside, plugins, scoring
 from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
@@ -112,9 +112,11 @@ class Live:
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
-    env = environment(device)
+    own = outside.used_by(trial.plugins)
+    env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
     checkpoint.write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
     checkpoint.write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    outside.keep(folder / "plugins", own)
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
