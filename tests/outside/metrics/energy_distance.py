@@ -1,6 +1,6 @@
-"""The energy distance (Szekely & Rizzo 2013) between features of fakes and of reals: 2 E|x - y| - E|x - x'| - E|y - y'|.
+"""The energy distance (Székely & Rizzo 2013) of features: 2 E|x - y| - E|x - x'| - E|y - y'|, x of fakes, y of reals.
 
-It is 0 exactly where the two distributions are equal, and asks for no Gaussian shape, as a Frechet distance does.
+It is 0 exactly where the two distributions are equal, and asks for no Gaussian shape, as a Fréchet distance does.
 """
 
 from dataclasses import dataclass, replace
