@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from harness.report import Report
+    from harness.report.model import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
 
@@ -106,10 +106,12 @@ def matrix(args: argparse.Namespace) -> int:
         _say(said)
         return 0
     with _loading():
-        from harness import checkpoint, report, tables, trial
+        from harness import disk, trial
         from harness import plan as plans
         from harness.launch import launch
         from harness.matrix import Entry, entries
+        from harness.report import tables
+        from harness.report.collect import collect
         from harness.sink import Sink
 
     _use_inception_weights(args)
@@ -124,13 +126,13 @@ def matrix(args: argparse.Namespace) -> int:
     ends: Mapping[str, str | None] = {e.id: ended(e) for e in todo}
     unfinished = [e for e in todo if ends[e.id] is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
-    checkpoint.check_writable(results / experiment.name)
+    disk.check_writable(results / experiment.name)
     remote.check_writable()
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
     sink = None
     if args.tracking_uri != "off":
         sink = Sink(
-            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(report.collect(experiment, results))
+            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(collect(experiment, results))
         )
     if unfinished or (sink and not sink.settled):
         try:
@@ -143,7 +145,7 @@ def matrix(args: argparse.Namespace) -> int:
         finally:
             if sink and sink.behind:
                 console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    said = _show_report(args, report.collect(experiment, results))
+    said = _show_report(args, collect(experiment, results))
     if "interrupted" in ends.values():
         return 130
     if any(word != "done" for word in ends.values()):
@@ -193,17 +195,17 @@ def plan(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
     from harness import files
-    from harness import report as reports
+    from harness.report.collect import collect
 
-    _show_report(args, reports.collect(files.load(args.experiment, args.set), args.results.absolute()))
+    _show_report(args, collect(files.load(args.experiment, args.set), args.results.absolute()))
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     from harness import console, files, lock, trial
-    from harness.attempt import read_state
     from harness.matrix import entries
+    from harness.store.folder import read_state
 
     experiment = files.load(args.experiment, args.set)
     driver = lock.driver(args.results / experiment.name)
@@ -233,13 +235,14 @@ def stop(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, files, tables
-    from harness import report as reports
+    from harness import console, files
     from harness.matrix import entries
+    from harness.report import tables
+    from harness.report.collect import collect
     from harness.sink import sync as send
 
     experiment = files.load(args.experiment, args.set)
-    rep = reports.collect(experiment, args.results.absolute())
+    rep = collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -251,8 +254,9 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import checkpoint, console, evaluate, tables, trained
+    from harness import console, disk, evaluate, trained
     from harness.errors import UserError
+    from harness.report import tables
 
     _use_inception_weights(args)
     sets = list(args.set)
@@ -264,11 +268,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     if args.out:
         if args.out.is_dir():
             raise UserError(f"--out {args.out}: is a folder; name a file")
-        checkpoint.check_writable(args.out.parent, "--out")
+        disk.check_writable(args.out.parent, "--out")
     with console.counting("images") as progress:
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
-            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
+            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=disk.cache_folder(),
             weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
     rows = [
@@ -276,7 +280,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     ]
     console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
     if args.out:
-        checkpoint.write_atomic(args.out, json.dumps(records, indent=1).encode())
+        disk.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0
 
 
@@ -324,7 +328,7 @@ def ui(args: argparse.Namespace) -> int:
 
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import checkpoint, console, trained
+    from harness import console, disk, trained
     from harness import pictures as draw
     from harness.errors import UserError
 
@@ -334,7 +338,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures --samplers: --out: missing; give a folder")
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
-    checkpoint.check_writable(out, "--out")
+    disk.check_writable(out, "--out")
     paths = draw.samplers(out) if args.samplers else []
     paths += draw.of_model(model, out) if model else []
     for path in paths:
@@ -375,10 +379,11 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
     """Write the report's files and print its tables; returns both."""
-    from harness import checkpoint, remote, tables
-    from harness.report import write
+    from harness import disk, remote
+    from harness.report import tables
+    from harness.report.write import write
 
-    checkpoint.check_writable(args.results / rep.experiment.name)
+    disk.check_writable(args.results / rep.experiment.name)
     remote.check_writable()
     written = write(rep, args.results.absolute())
     remote.publish(args.results / rep.experiment.name, rep.experiment.name)
@@ -401,15 +406,14 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import remote
-    from harness.attempt import disk_is_full
+    from harness import disk, remote
     from harness.errors import Diverged, UserError
 
     try:
         args.results = remote.folder(args.results)
         return int(globals()[args.verb.replace("-", "_")](args))
     except OSError as e:
-        if not disk_is_full(e):
+        if not disk.is_full(e):
             raise
         print(
             f"nashboard: {e.filename or args.results}: {e.strerror}; make room, then give the same command again",

@@ -14,14 +14,14 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-import os
+import platform
 import shutil
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 from harness.plugins import PARTS
 
@@ -194,9 +194,9 @@ def _here(path: Path, files: Mapping[str, str]) -> Folder:
     except UserError:
         pass
     named = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("NASHBOARD_CACHE") or Path.home() / ".cache" / "nashboard")
-    write(cache / "plugins" / named, files)
-    return Folder((cache / "plugins" / named).resolve(), files)
+    copy = cache_folder() / "plugins" / f"{named}-{platform.node()}"  # the cache may be shared with other nodes
+    write(copy, files)
+    return Folder(copy.resolve(), files)
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
@@ -207,10 +207,7 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         target, data = folder / name, text.encode()
         if target.is_file() and target.read_bytes() == data:
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")  # other workers may write the same one now
-        part.write_bytes(data)
-        part.replace(target)
+        write_atomic(target, data)
 
 
 def keep(folder: Path, files: Mapping[str, str]) -> None:
