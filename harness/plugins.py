@@ -15,9 +15,9 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from backbones import Discriminator, Generator, Site
-    from harness.datasets import ImageSet, Split
-    from harness.generator import Encoder
-    from harness.metrics import Evidence, Needs, Record, Setting
+    from harness.data.imageset import ImageSet, Split
+    from harness.evaluation.evidence import Evidence, Needs, Record, Setting
+    from harness.method.generator import Encoder
     from harness.variants import GTerm
 
 

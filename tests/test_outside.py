@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness import files, finished, outside, plugins
+from harness import outside, plugins
 from harness.errors import UserError
+from harness.experiment import files
+from harness.orchestration import finished
 
 EXAMPLE = Path(__file__).parent / "outside"
 VARIANT = """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from harness import plugins
-from harness.datasets import ImageSet, Split
+from harness.data.imageset import ImageSet, Split
 from harness.errors import UserError
-from harness.schema import parse
+from harness.experiment.schema import parse
 from tests import cifar_files
 from tests.image_files import pngs, write_zip
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting, record
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting, record
+from harness.evaluation.features import EFFICIENTNET_LITE0, Extractor
 from harness.metrics._distances import feature_needs, pairs, protocol_of
-from harness.metrics._features import EFFICIENTNET_LITE0, Extractor
 
 
 @dataclass(frozen=True)

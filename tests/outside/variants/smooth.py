@@ -5,7 +5,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from harness.generator import Fakes
+from harness.method.generator import Fakes
 
 
 @dataclass(frozen=True)
