@@ -18,8 +18,8 @@ import pytest
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 PLUGIN = ROOT / "tests" / "outside" / "backbones" / "plain_dcgan.py"
-SHORT = ("train.total_kimg=0.1", "train.snapshot_kimg=0.1", "dataset.num_images=128", "eval.num_fakes=64")
-SHORT += ("eval.num_reals=64", "seeds=[0]")
+SHORT = ["train.total_kimg=0.1", "train.snapshot_kimg=0.1", "dataset.num_images=128", "seeds=[0]"]
+SHORT += ["eval.num_fakes=64", "eval.num_reals=64"]
 OWN = """
 preset: chainer
 plugins: [mine]
