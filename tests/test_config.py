@@ -3,7 +3,7 @@ import textwrap
 import pytest
 
 from harness.errors import UserError
-from harness.experiment import files
+from harness.experiment import files, loader
 from harness.experiment import spec as config
 from harness.experiment.matrix import entries
 
@@ -60,7 +60,7 @@ def test_a_resolved_trial_reads_back_equal(load):
         again = config.parse_trial(config.to_plain(trial), "trial")
         assert again == trial
         assert again.id == trial.id
-    assert config.parse_trial(__import__("yaml").safe_load(files.dump_yaml(config.to_plain(trial))), "t") == trial
+    assert config.parse_trial(__import__("yaml").safe_load(loader.dump_yaml(config.to_plain(trial))), "t") == trial
 
 
 def test_the_id_hangs_on_what_decides_the_weights(load):

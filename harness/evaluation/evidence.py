@@ -1,13 +1,7 @@
-"""Metrics: features or D's scores in, named numbers with their protocol out.
-
-A metric is one module in this package with
-
-    Options                                 frozen dataclass, typed fields
-    needs(options, setting) -> Needs        what the one pass must gather; UserError if the data can't give it
-    compute(evidence, options, setting) -> {name: record}       pure
+"""What a metric asks of the one pass and what it is given; the protocol and record of each number.
 
 Several metrics and several protocols share one pass (`harness.evaluation.evaluate`): every image is
-made, read and passed through an extractor once. Files beginning with "_" are what metrics share.
+made, read and passed through an extractor once.
 """
 
 from collections.abc import Mapping

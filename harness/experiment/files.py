@@ -1,4 +1,4 @@
-"""Experiment files: YAML in, `harness.experiment.spec` objects out. The only file that reads YAML.
+"""Experiment files: YAML in, `harness.experiment.spec` objects out.
 
 An experiment is a base trial, `settings` (named overrides: the columns of a table),
 `arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. `plugins` names
@@ -9,21 +9,17 @@ A trial's keys are those of `Trial`; presets under experiments/presets/ are part
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
-
-import yaml
 
 from harness import outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError, legible
+from harness.experiment.loader import parse_yaml, read_yaml
 from harness.experiment.schema import parse
 from harness.experiment.spec import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
 
 SHIPPED = ROOT / "experiments"
-MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
-MAX_DEPTH = 50
 TAKEN = ("trials", "mlartifacts")  # what else lies in the folder of results
 
 
@@ -73,7 +69,7 @@ def sources(path: str | Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        included = _read_yaml(path).get("include")
+        included = read_yaml(path).get("include")
         names = [n for n in included if isinstance(n, str)] if isinstance(included, list | dict) else []
         inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
         todo += [_locate(path.parent / name) for name in inside]
@@ -88,7 +84,7 @@ def plugin_folders(path: str | Path, overrides: Iterable[str] = ()) -> list[Path
         return given
     named: list[Path] = []
     for file in sources(path):
-        raw = _read_yaml(file)
+        raw = read_yaml(file)
         included = raw.get("include")
         laid = included.values() if isinstance(included, dict) else ()
         for keys in (raw, *(changes for changes in laid if isinstance(changes, dict))):
@@ -119,67 +115,9 @@ def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
     return parse_trial(raw, place)
 
 
-def dump_yaml(value: Any) -> str:
-    """Plain data as YAML, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
-
-
 def paper_results() -> dict[str, Any]:
     """The paper's own figures: table -> column -> row -> {fid, di}."""
-    return yaml.safe_load((SHIPPED / "paper.yaml").read_text())
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently overwrite, and bounds what a
-    small text can unfold to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth, self._sizes = 0, dict[int, int]()  # by node: its characters, with those of its aliases
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        fresh, mark = not self.check_event(yaml.AliasEvent), self.peek_event().start_mark
-        self._depth += 1
-        node = super().compose_node(parent, index) if self._depth <= MAX_DEPTH else None
-        self._depth -= 1
-        if node is None or not fresh and id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, f"nested in more than {MAX_DEPTH} levels, or in itself", mark)
-        if fresh:
-            parts = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
-            within = len(parts) if isinstance(parts, str) else sum(self._sizes[id(part)] for part in parts)
-            self._sizes[id(node)] = 1 + within
-        if self._sizes[id(node)] > MAX_SIZE:
-            raise yaml.composer.ComposerError(None, None, f"unfolds to more than {MAX_SIZE} characters", mark)
-        return node
-
-    def construct_yaml_int(self, node: Any) -> int:
-        value: int = super().construct_yaml_int(node)
-        if value.bit_length() > 63:  # of a longer one, even a message may not be made
-            raise yaml.constructor.ConstructorError(None, None, "whole number of more than 64 bits", node.start_mark)
-        return value
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` may be overridden
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str | int | float | bool) else str(key))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-def _parse(text: str, place: str) -> Any:
-    """The plain data in `text`; YAML can name no class and call nothing here."""
-    try:
-        return yaml.load(text, _Loader)
-    except Exception as e:  # on odd scalars the library raises what its conversions do: KeyError, AttributeError, ...
-        reason = str(e) if isinstance(e, yaml.YAMLError | ValueError) else repr(e)
-        raise UserError(f"{place}: not readable as YAML: {reason}") from None
+    return read_yaml(SHIPPED / "paper.yaml")
 
 
 def _locate(path: Path) -> Path:
@@ -189,18 +127,6 @@ def _locate(path: Path) -> Path:
             return candidate
     known = sorted(p.stem for p in SHIPPED.glob("*.yaml") if p.stem != "paper")
     raise UserError(f"{path}: no such experiment file{plugins.hint(path.stem, known)}")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if (size := path.stat().st_size) > MAX_SIZE:
-            raise UserError(f"{path}: {size} bytes: must be at most {MAX_SIZE}; give an experiment file")
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: not readable as YAML: {e}; save it as UTF-8") from None
-    return mapping(_parse(text, str(path)), str(path))
 
 
 def _tables(
@@ -226,7 +152,7 @@ def _read(
     path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
 ) -> tuple[_File, dict[str, Any]]:
     """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
-    raw = merge(_read_yaml(path), over or {}, str(path))
+    raw = merge(read_yaml(path), over or {}, str(path))
     known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
     for key, value in sets:
         head, _, rest = key.partition(".")
@@ -257,7 +183,7 @@ def preset(name: str, place: str) -> dict[str, Any]:
     known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
     if name not in known:
         raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
-    return _read_yaml(SHIPPED / "presets" / f"{name}.yaml")
+    return read_yaml(SHIPPED / "presets" / f"{name}.yaml")
 
 
 def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
@@ -286,7 +212,7 @@ def _override(text: str) -> tuple[str, Any]:
     place = f"--set {legible(text, 100)}"
     if not eq or not key:
         raise UserError(f"{place}: must be key=value, like train.total_kimg=1")
-    return key.strip(), _parse(value, place)
+    return key.strip(), parse_yaml(value, place)
 
 
 def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -20,7 +20,7 @@ from harness.data.imageset import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.evaluation import evaluate
-from harness.experiment import files
+from harness.experiment import loader
 from harness.experiment import spec as config
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
@@ -121,7 +121,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
     own = outside.used_by(trial.plugins)
     env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
-    write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
+    write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     outside.keep(folder / "plugins", own)
     raw = config.to_plain(trial)
