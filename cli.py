@@ -103,7 +103,8 @@ def matrix(args: argparse.Namespace) -> int:
     from harness.orchestration import finished
     from harness.store import remote
 
-    key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
+    words = [str(args.results), str(args.tracking_uri), *args.set]
+    key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
     if remote.URL not in os.environ and (said := finished.recall(args.results, key)):
         _say(said)
         return 0

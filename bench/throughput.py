@@ -1,4 +1,4 @@
-"""Images per second of every kind of trial in an experiment, for `plan`: the figures of bench/throughput.json.
+"""Images per second of every kind of trial in an experiment, for `plan`: what it knows of speeds.
 
     python -m bench.throughput                                  rehearsal and table2, on this machine
     python -m bench.throughput --experiments full --steps 16    paper256: on a GPU

@@ -10,7 +10,7 @@ evaluation/ report/ datasets/       one pass, every metric; tables and page; SHE
 store/                              a trial's folder
 data/ experiment/ variants/         images; what an experiment is; SHELF
 method/                             mathematics
-plugins.py                          a plugin is one file, found by its name
+plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
 disk.py                             files that appear whole or not at all
 pickles.py                          what a pickle holds, read without executing anything
 console.py errors.py rng.py         the terminal; how work ends early; random streams

@@ -7,7 +7,6 @@ D runs in eval mode and float32, on the same kind of batches for fakes and reals
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -121,7 +120,7 @@ def score_reals(
     return scores.finite(np.concatenate(found)[:count], "eval: scores of reals")
 
 
-def _plan(setting: Setting) -> list[tuple[Any, ModuleType, Needs]]:
+def _plan(setting: Setting) -> list[tuple[Any, plugins.Metric, Needs]]:
     """Each metric's options, module and needs."""
     found = [(m.options, plugins.find("harness.metrics", m.name)) for m in setting.spec.metrics]
     return [(options, module, module.needs(options, setting)) for options, module in found]

@@ -1,7 +1,8 @@
 """Experiment files: YAML in, `harness.experiment.spec` objects out.
 
 An experiment is a base trial, `settings` (named overrides: the columns of a table),
-`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments.
+`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. `plugins` names
+folders whose files join the shelves.
 A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from harness import plugins
+from harness import outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError, legible
 from harness.experiment.loader import parse_yaml, read_yaml
@@ -35,6 +36,7 @@ class _File:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     arms: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[Path, ...] = ()  # folders of plugins from outside, seen from this file's own
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -45,14 +47,17 @@ class _File:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read and check an experiment file. `overrides` are `key=value` texts, checked like the YAML."""
-    sets = [_override(text) for text in overrides]
+    texts = list(overrides)
+    sets = [_override(text) for text in texts]
     path = _locate(Path(path))
+    folders = tuple(plugin_folders(path, texts))
+    outside.use([outside.read(folder, f"{path}: plugins") for folder in folders])
     file, _ = _read(path, sets)
     tables: dict[str, Table] = {}
     for table in _tables(path, sets):
         if tables.setdefault(table.name, table) is not table:
             raise UserError(f"{path}: include: two tables are named {table.name!r}; give one another name")
-    return Experiment(file.name, path, tuple(tables.values()), file.run)
+    return Experiment(file.name, path, tuple(tables.values()), file.run, folders)
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -71,11 +76,42 @@ def sources(path: str | Path) -> list[Path]:
     return list(found)
 
 
+def plugin_folders(path: str | Path, overrides: Iterable[str] = ()) -> list[Path]:
+    """The folders of plugins from outside that an experiment names, each once: those of `overrides`, seen from the
+    working folder, else of its files and of all they include, each seen from its file. None is opened here."""
+    texts = list(overrides)
+    if (given := named_folders(texts)) is not None:
+        return given
+    named: list[Path] = []
+    for file in sources(path):
+        raw = read_yaml(file)
+        included = raw.get("include")
+        laid = included.values() if isinstance(included, dict) else ()
+        for keys in (raw, *(changes for changes in laid if isinstance(changes, dict))):
+            named += _folders(keys.get(outside.KEY), file.parent)
+    return list(dict.fromkeys(named))
+
+
+def named_folders(overrides: Iterable[str]) -> list[Path] | None:
+    """Those of `--set plugins=[...]`, seen from the working folder; None where there is none."""
+    given = [value for key, value in map(_override, overrides) if key == outside.KEY]
+    if given and not (isinstance(given[-1], list) and all(isinstance(text, str) for text in given[-1])):
+        raise UserError(f"--set plugins: {given[-1]!r}: must be a list of folders, like [mine]")
+    return _folders(given[-1], Path.cwd()) if given else None
+
+
+def _folders(named: Any, seen_from: Path) -> list[Path]:
+    """What a list of folders names; what is none is left to the check of the whole file."""
+    texts = named if isinstance(named, list) else []
+    return list(dict.fromkeys((seen_from / text).resolve() for text in texts if isinstance(text, str) and text))
+
+
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
     """The trial `plain` with `key=value` texts laid over it, checked like any other."""
     raw = copy.deepcopy(plain)
     for key, value in map(_override, texts):
-        _set_trial(raw, key, value)
+        if key != outside.KEY:
+            _set_trial(raw, key, value)
     return parse_trial(raw, place)
 
 

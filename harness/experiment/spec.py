@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,15 @@ class Trial:
         decides = {k: v for k, v in _portable(self).items() if k != "eval"}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def plugins(self) -> tuple[tuple[str, str], ...]:
+        """(package, name) of all that it is made of."""
+        parts = {
+            "harness.datasets": (self.dataset,), "backbones": (self.backbone,),
+            "harness.variants": self.variants, "harness.metrics": self.eval.metrics,
+        }  # fmt: skip
+        return tuple((package, p.name) for package, chosen in parts.items() for p in chosen)
+
     def variant(self, name: str) -> Any:
         """The options of variant `name`, or None where the arm has no such variant."""
         return next((v.options for v in self.variants if v.name == name), None)
@@ -176,6 +185,7 @@ class Experiment:
     path: Path
     tables: tuple[Table, ...]
     run: Run
+    plugins: tuple[Path, ...] = ()  # folders of plugins from outside
 
 
 TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
@@ -330,7 +340,6 @@ def _check_during(scoring: Eval, place: str) -> None:
         )
 
 
-@cache
 def _provides(name: str) -> tuple[str, ...]:
     return tuple(getattr(plugins.find("harness.variants", name), "PROVIDES", ()))
 

@@ -192,6 +192,9 @@ def _notes(
         done = {who: o for who, o in column if o.state == "done"}
         for fact in ("commit", "device", "torch", "data"):
             notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
+        for file in sorted({file for o in done.values() for file in o.plugins}):
+            digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}
+            notes += _mixture(f"{setting}: mixed {file}", digests)
         for m in headline:
             protocols = {w: o.scores[m.name].protocol for w, o in done.items() if m.name in o.scores}
             keys = _varying(protocols.values())

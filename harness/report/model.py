@@ -53,15 +53,21 @@ class Outcome:
         return str(self.result.get("reason") or self.live.get("message") or "")
 
     def facts(self) -> dict[str, str]:
-        """What must agree among trials that are averaged or compared."""
+        """What must agree among trials that are averaged or compared, and the files from outside behind this one."""
         env = self.result.get("env", {})
         facts = {
             "commit": env.get("commit"),
             "device": env.get("device"),
             "torch": env.get("versions", {}).get("torch"),
             "data": self.result.get("dataset", {}).get("fingerprint"),
+            "plugins": ", ".join(f"{file} {digest[:12]}" for file, digest in self.plugins.items()) or None,
         }
         return {name: str(value) for name, value in facts.items() if value is not None}
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """Plugins from outside that the trial used: {"variants/y.py": sha256}. Arms differ in them, as they should."""
+        return self.result.get("env", {}).get("plugins", {})
 
     def trailing(self, metric: str) -> Summary | None:
         """Over the last SNAPSHOTS values of series eval/<metric>, the untrained networks' left out; None below two."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import plugins
+from harness import outside, plugins
 from harness.data.imageset import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
@@ -119,9 +119,11 @@ class Live:
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
-    env = environment(device)
+    own = outside.used_by(trial.plugins)
+    env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
     write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    outside.keep(folder / "plugins", own)
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
