@@ -6,7 +6,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.data.imageset import ImageSet, Split
     from harness.evaluation.evidence import Evidence, Needs, Record, Setting
     from harness.method.generator import Encoder
-    from harness.variants import GTerm
+    from harness.method.hooks import Hooks
 
 
 class Shelved(Protocol):
@@ -36,10 +36,11 @@ class Backbone(Shelved, Protocol):
 
 
 class Variant(Shelved, Protocol):
-    """A file of harness/variants/. It has one or both of the functions: ask with `hasattr`."""
+    """A file of harness/variants/. Of the functions it has one or more: ask with `hasattr`."""
 
     encoder: "Callable[[tuple[Site, ...], int, Any], Encoder]"
-    term: "Callable[[Any, int], GTerm]"
+    hooks: "Callable[[Any, int], Hooks]"
+    check: "Callable[[Any, Mapping[str, Any]], None]"
 
 
 class Dataset(Shelved, Protocol):

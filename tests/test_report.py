@@ -1,6 +1,7 @@
 """Reports from made-up results: what is averaged, what is left out, and what is said about it."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -27,6 +28,13 @@ def trials(arm, setting="cifar10_unconditional"):
 
 def only_table(results, table=TABLE):
     return collect(fake.experiment(table), results).tables[0]
+
+
+def test_what_an_arm_sets_besides_is_said(tmp_path):
+    changed = dataclasses.replace(TABLE, changes={"align": {"train.g.lr": 2e-4, "train.g.betas": [0.0, 0.9]}})
+    notes = only_table(tmp_path, changed).notes
+    assert "+ L_align also sets train.g.lr=0.0002, train.g.betas=[0.0, 0.9]" in notes
+    assert not any("also sets" in n for n in only_table(tmp_path).notes)
 
 
 def cell(t, metric, arm, setting="cifar10_unconditional"):

@@ -1,8 +1,10 @@
 """Experiment files: YAML in, `harness.experiment.spec` objects out.
 
 An experiment is a base trial, `settings` (named overrides: the columns of a table),
-`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. `plugins` names
-folders whose files join the shelves.
+`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. The word `set`
+in an arm is no variant but what else that arm changes: `set: {train.g.lr: 2.0e-4}`, laid between `settings`
+and `--set`; of `train` and `backbone` alone, since arms that are compared share data, scoring and seeds.
+`plugins` names folders whose files join the shelves.
 A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
 """
 
@@ -20,6 +22,7 @@ from harness.experiment.schema import parse
 from harness.experiment.spec import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
 
 SHIPPED = ROOT / "experiments"
+OWN = "set"  # of an arm: what else it changes
 TAKEN = ("trials", "mlartifacts")  # what else lies in the folder of results
 
 
@@ -193,18 +196,49 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
     dataset = base.get("dataset")
     column = dataset.get("name") if isinstance(dataset, dict) else None
     settings = file.settings or {column if isinstance(column, str) else "trial": {}}
+    rows = {arm: named(variants, f"{path}: arms.{arm}") for arm, variants in arms.items()}
+    own = {arm: _own_changes(row.pop(OWN, {}), f"{path}: arms.{arm}.{OWN}") for arm, row in rows.items()}
     cells = {}
     for setting, changes in settings.items():
-        for arm, variants in arms.items():
+        for arm, variants in rows.items():
             raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
-            raw["variants"] = named(variants, f"{path}: arms.{arm}")
+            raw = merge(raw, _nested(own[arm]), f"{path}: arms.{arm}.{OWN}")
+            raw["variants"] = copy.deepcopy(variants)
             for key, value in sets:
                 if key.split(".")[0] in TRIAL_KEYS:
                     _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
             trial = parse_trial(raw, place)
             cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
-    return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
+    told = {arm: {k: v for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
+    return Table(
+        file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells,
+        {arm: its for arm, its in told.items() if its},
+    )  # fmt: skip
+
+
+def _own_changes(raw: dict[str, Any], place: str) -> dict[str, Any]:
+    """What an arm's `set` changes, by dotted key."""
+    flat = dict(_leaves(raw))
+    for key in flat:
+        if key.split(".")[0] not in ("train", "backbone"):
+            raise UserError(
+                f"{place}: {key}: must be a key of train or backbone, like train.g.lr; all arms share the rest"
+            )
+    return flat
+
+
+def _leaves(raw: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in raw.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _overruled(key: str, sets: list[tuple[str, Any]]) -> bool:
+    """Whether `--set` gives every arm the same there."""
+    return any(f"{key}.".startswith(f"{over}.") or f"{over}.".startswith(f"{key}.") for over, _ in sets)
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -233,7 +233,7 @@ def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     import torch
 
     from harness.data.imageset import ImageSet
-    from harness.trial.run import build
+    from harness.training.arm import build
 
     nothing = np.empty((0, 3, resolution, resolution), np.uint8)
     with torch.device("meta"):

@@ -206,6 +206,9 @@ def _notes(
             notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
+    for arm, changes in table.changes.items():
+        also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
+        notes.append(f"{table.labels.get(arm, arm)} also sets {also}")
     lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})
     notes += [f"{name}: not finite in a finished trial; that trial is left out of its cell" for name in lost]
     pairs = [c.paired.summary.n for m in headline for c in m.cells.values() if c.paired]

@@ -10,8 +10,8 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment import spec as config
 from harness.store import checkpoint
+from harness.training.arm import build, classes, load_data
 from harness.training.model import Trained
-from harness.trial.run import build, classes, load_data
 
 
 def load(

@@ -19,7 +19,7 @@ from harness.experiment import spec as config
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
 from harness.store import checkpoint
-from harness.training.train import State
+from harness.training.state import State
 
 RANK: dict[str, Callable[[float], float]] = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}
 

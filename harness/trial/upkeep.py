@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones import Discriminator
+from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.errors import Diverged
 from harness.evaluation.scores import quick_di, score_summary
@@ -21,7 +22,7 @@ from harness.pictures.figures import save_grid
 from harness.rng import Streams
 from harness.store import checkpoint
 from harness.store.journal import Journal
-from harness.training.train import State, batch, to_device
+from harness.training.state import State
 from harness.trial.scoring import Watch
 
 GRID = 64  # images in a sample grid

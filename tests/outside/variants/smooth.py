@@ -5,7 +5,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from harness.method.generator import Fakes
+from harness.method.hooks import GStep, Hooks, Memory, Term
 
 
 @dataclass(frozen=True)
@@ -13,20 +13,18 @@ class Options:
     weight: Annotated[float, ">= 0"] = 0.1
 
 
-class Smoothness:
-    """A `GTerm`. Part `smooth`: the mean absolute difference of neighbouring pixels, unweighted."""
-
-    taps: tuple[str, ...] = ()
+class Smoothness(Hooks):
+    """Part `smooth`: the mean absolute difference of neighbouring pixels, unweighted."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def __call__(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
-        variation = total_variation(fakes.images.float())
-        return self.weight * variation, {"smooth": variation.detach()}
+    def g_term(self, step: GStep, memory: Memory) -> Term:
+        variation = total_variation(step.fakes.images.float())
+        return Term(self.weight * variation, {"smooth": variation.detach()})
 
 
-def term(options: Options, resolution: int) -> Smoothness:
+def hooks(options: Options, resolution: int) -> Smoothness:
     return Smoothness(options.weight)
 
 
