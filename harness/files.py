@@ -22,7 +22,7 @@ from harness.schema import parse
 SHIPPED = Path(__file__).parent.parent / "experiments"
 MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
 MAX_DEPTH = 50
-TAKEN = ("trials", "mlartifacts")  # what else lies in the folder of results
+TAKEN = ("trials", "superseded", "mlartifacts")  # what else lies in the folder of results
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import config, files, statistics
+from harness import code, config, files, statistics
 from harness.checkpoint import write_atomic
 from harness.config import Experiment, Table, Trial
 from harness.errors import UserError
@@ -48,6 +48,7 @@ class Outcome:
     live: Mapping[str, Any]
     scores: Mapping[str, Score]
     not_finite: tuple[str, ...]
+    other_code: code.Other = code.Other()
 
     @property
     def word(self) -> str:
@@ -192,7 +193,8 @@ def write(report: Report, results: Path) -> list[Path]:
 def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
     result, live = _read(folder / "result.json"), _read(folder / "state.json")
     if not result:
-        return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, ())
+        begun = code.other(folder, trial, {}, accepted=False)
+        return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     state = str(result.get("status"))
     if result.get("config", {}).get("eval") != config.scoring_to_plain(trial.eval):
         state = "scored otherwise"
@@ -204,7 +206,8 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
             scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, kind)
         else:
             not_finite.append(name)
-    return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite))
+    other = code.other(folder, trial, result, accepted=False)
+    return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite), other)
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
@@ -375,6 +378,8 @@ def _notes(
             notes += _mixture(f"{setting}: {m.name} under mixed protocols, compared only within one", kinds)
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
+    placed = [(f"{s}/{arm} s{o.trial.seed}", o.other_code) for (s, arm), group in outcomes.items() for o in group]
+    notes += filter(None, [code.told(placed)])
     lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})
     notes += [f"{name}: not finite in a finished trial; that trial is left out of its cell" for name in lost]
     pairs = [c.paired.summary.n for m in headline for c in m.cells.values() if c.paired]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
+from harness import checkpoint, code, config, evaluate, files, gallery, plugins, scoring
 from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
@@ -30,6 +30,7 @@ from harness.upkeep import Upkeep
 from harness.variants import GTerm
 
 SCHEMA = 1
+CODE = ("harness", "backbones", "experiments", "cli.py")  # where a file that is in no commit may be code
 
 
 class Control(Protocol):
@@ -127,6 +128,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
                 f"({saved.meta['fingerprint']} then, {data.fingerprint} now); restore the data or remove the folder"
             )
         state.load(saved.tensors, saved.meta["nimg"])
+    made_by = code.note(folder, trial, resumed=saved is not None)
     journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
     keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
     result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
@@ -161,6 +163,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "nimg": state.nimg,
         "config": config.to_plain(trial),
         "env": env,
+        "code": made_by,
         "dataset": {"fingerprint": data.fingerprint, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
@@ -324,12 +327,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it; the version where there is no git."""
+    """The checkout's commit, with `+` when tracked files differ from it or code is in no commit; the version where
+    there is no git."""
     here = Path(__file__).parent.parent
     if shutil.which("git") and (here / ".git").exists():
         head = _git(here, "rev-parse", "--short=12", "HEAD")
         if head:
-            return head + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+            changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+            return head + (
+                "+" if changed or _git(here, "ls-files", "--others", "--exclude-standard", "--", *CODE) else ""
+            )
     return f"v{_version('nashboard')}"
 
 
