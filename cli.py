@@ -108,7 +108,8 @@ def matrix(args: argparse.Namespace) -> int:
     from harness import console, files, finished, remote
 
     key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
-    if remote.URL not in os.environ and not args.rescore and (said := finished.recall(args.results, key)):
+    plain = args.other_code == "ask" and not args.rescore and remote.URL not in os.environ
+    if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
     with _loading():

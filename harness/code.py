@@ -7,6 +7,7 @@ out: specs, look-up of plugins, checkpoints, journal, errors, pictures.
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import io
 import json
@@ -62,11 +63,14 @@ def deciding(trial: Trial) -> Code:
     """The files at hand that decide the numbers of `trial`."""
     training = [f"backbones.{trial.backbone.name}", f"harness.datasets.{trial.dataset.name}"]
     training += [f"harness.variants.{v.name}" for v in trial.variants]
-    return _deciding(tuple(training), tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics))
+    metrics = tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics)
+    shelves = tuple(str(place) for shelf in SHELVES for place in importlib.import_module(shelf).__path__)
+    return _deciding(tuple(training), metrics, shelves)
 
 
 @lru_cache(maxsize=256)
-def _deciding(training: tuple[str, ...], scoring: tuple[str, ...]) -> Code:
+def _deciding(training: tuple[str, ...], scoring: tuple[str, ...], shelves: tuple[str, ...]) -> Code:
+    """`shelves`: the folders in which plugins are looked for now."""
     trains = _reached((*TRAIN_ROOTS, *training), TRAINING)
     scores = _reached((*SCORE_ROOTS, *scoring), TRAINING + SCORING)
     return Code(trains, {name: source for name, source in scores.items() if name not in trains})
@@ -93,7 +97,7 @@ def _reached(roots: Iterable[str], rooms: tuple[str, ...]) -> dict[str, Source]:
         source = _source(name)
         if source is not None:
             found[name] = source
-            todo += _imports(name)
+            todo += _imports(name, source)
         if parent := name.rpartition(".")[0]:
             todo.append(parent)  # importing a module runs the packages around it
     return dict(sorted(found.items()))
@@ -120,7 +124,6 @@ def _is_local(top: str) -> bool:
     )
 
 
-@cache
 def _spec(name: str) -> ModuleSpec | None:
     """Where the module is, found without running it or the packages around it."""
     package, _, _ = name.rpartition(".")
@@ -136,22 +139,21 @@ def _spec(name: str) -> ModuleSpec | None:
         return None
 
 
-@cache
 def _source(name: str) -> Source | None:
     spec = _spec(name)
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    path = Path(spec.origin)
-    data = path.read_bytes()
-    return Source(path, data, hashlib.sha256(data).hexdigest())
+    return _read_once(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 @cache
-def _imports(name: str) -> tuple[str, ...]:
+def _read_once(path: str) -> Source:
+    data = Path(path).read_bytes()
+    return Source(Path(path), data, hashlib.sha256(data).hexdigest())
+
+
+@lru_cache(maxsize=1024)
+def _imports(name: str, source: Source) -> tuple[str, ...]:
     """All that the module names in its imports, anywhere in it: what is no module finds no file."""
-    source, spec = _source(name), _spec(name)
-    assert source is not None and spec is not None
-    package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
+    package = name if source.path.name == "__init__.py" else name.rpartition(".")[0]
     names: dict[str, None] = {}
     for node in ast.walk(ast.parse(source.data)):
         if isinstance(node, ast.Import):

@@ -20,12 +20,14 @@ def settle(
     """Deal with trials of other code as `choice` says; returns the ids of those to be scored again.
 
     Trials (finished, or with a checkpoint) that other code trains: `ask` refuses them in one line, `accept` notes in
-    their folders that the code here is as good, `retrain` puts their folders away under results/superseded. Those
-    that other code only scores are scored again, unless accepted; `rescore`: all that are done. None is trained for it.
+    their folders that the code here is as good, `retrain` (what was accepted before, too) puts their folders away under
+    results/superseded. Those that other code only scores are scored again, unless accepted; `rescore`: all that are
+    done. None is trained for it.
     """
     home, by_id = results / "trials", {e.id: e for e in entries}
     ended = {id: trial.finished(home / id, e.trial) or {} for id, e in by_id.items()}
-    others = {id: code.other(home / id, e.trial, ended[id]) for id, e in by_id.items()}
+    accepted = choice != "retrain"
+    others = {id: code.other(home / id, e.trial, ended[id], accepted=accepted) for id, e in by_id.items()}
 
     def names(ids: Iterable[str]) -> str:
         found = [by_id[id].name for id in ids]
