@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from harness import files
+from harness import files, report
 from harness.errors import UserError
 from harness.orchestration import changed, matrix
 from tests.e2e.test_cli import TINY
@@ -41,8 +41,9 @@ def test_bad_input_is_said_before_anything_runs(experiment, tmp_path):
     ("words", "code"),
     [(["done", "done"], 0), (["done", "diverged"], 1), (["failed", "done"], 1), (["failed", "interrupted"], 130)],
 )
-def test_the_exit_code_is_that_of_the_worst_end(experiment, words, code):
-    made = matrix.Result(experiment, (), dict(enumerate(words)), None, (), True, ())
+def test_the_exit_code_is_that_of_the_worst_end(experiment, tmp_path, words, code):
+    ends = {str(i): word for i, word in enumerate(words)}
+    made = matrix.Result(experiment, (), ends, report.collect(experiment, tmp_path), (), True, ())
     assert made.exit_code == code
 
 
