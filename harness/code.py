@@ -340,7 +340,8 @@ def read(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    whole = isinstance(record, dict) and isinstance(record.get("scoring"), dict) and "training" in record
+    return record if whole else {}
 
 
 def copies(folder: Path) -> dict[str, bytes]:
