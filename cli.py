@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
-    from harness.report import Report
+    from harness.report.model import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
 
@@ -174,10 +174,10 @@ def plan(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
     from harness import files
-    from harness import report as reports
     from harness.orchestration import matrix
+    from harness.report.collect import collect
 
-    found = reports.collect(files.load(args.experiment, args.set), args.results.absolute())
+    found = collect(files.load(args.experiment, args.set), args.results.absolute())
     _shown(found, matrix.write(found, args.results.absolute()))
     return 0
 
@@ -186,8 +186,8 @@ def report(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     from harness import code, console, files, lock, trial
-    from harness.attempt import read_state
     from harness.matrix import entries
+    from harness.store.folder import read_state
 
     experiment = files.load(args.experiment, args.set)
     driver = lock.driver(args.results / experiment.name)
@@ -223,13 +223,14 @@ def stop(args: argparse.Namespace) -> int:
 @verb("send everything in results to MLflow, also after its database was lost", *EXPERIMENT, TRACKING)
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, files, tables
-    from harness import report as reports
+    from harness import console, files
     from harness.matrix import entries
+    from harness.report import tables
+    from harness.report.collect import collect
     from harness.sink import sync as send
 
     experiment = files.load(args.experiment, args.set)
-    rep = reports.collect(experiment, args.results.absolute())
+    rep = collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -252,8 +253,9 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import checkpoint, console, evaluate, tables, trained
+    from harness import console, disk, evaluate, trained
     from harness.errors import UserError
+    from harness.report import tables
 
     _use_inception_weights(args)
     sets = list(args.set)
@@ -265,11 +267,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     if args.out:
         if args.out.is_dir():
             raise UserError(f"--out {args.out}: is a folder; name a file")
-        checkpoint.check_writable(args.out.parent, "--out")
+        disk.check_writable(args.out.parent, "--out")
     with console.counting("images") as progress:
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
-            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
+            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=disk.cache_folder(),
             weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
     rows = [
@@ -277,7 +279,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     ]
     console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
     if args.out:
-        checkpoint.write_atomic(args.out, json.dumps(records, indent=1).encode())
+        disk.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0
 
 
@@ -348,7 +350,7 @@ def ui(args: argparse.Namespace) -> int:
 )
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import checkpoint, console, trained
+    from harness import console, disk, trained
     from harness import pictures as draw
     from harness.errors import UserError
 
@@ -358,7 +360,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures --samplers: --out: missing; give a folder")
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
-    checkpoint.check_writable(out, "--out")
+    disk.check_writable(out, "--out")
     paths = draw.samplers(out) if args.samplers else []
     paths += draw.of_model(model, out) if model else []
     for path in paths:
@@ -410,7 +412,7 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 
 def _shown(rep: "Report", written: Sequence[Path]) -> dict[str, Any]:
     """Print a report's tables and where it is; returns what was said."""
-    from harness import tables
+    from harness.report import tables
 
     grids = [tables.grid(t) for t in rep.tables]
     said = {"tables": [(g.title, g.header, g.rows, g.notes) for g in grids], "written": list(map(str, written))}
@@ -431,15 +433,14 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import remote
-    from harness.attempt import disk_is_full
+    from harness import disk, remote
     from harness.errors import Diverged, UserError
 
     try:
         args.results = remote.folder(args.results)
         return VERBS[args.verb].run(args)
     except OSError as e:
-        if not disk_is_full(e):
+        if not disk.is_full(e):
             raise
         print(
             f"nashboard: {e.filename or args.results}: {e.strerror}; make room, then give the same command again",

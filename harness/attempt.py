@@ -1,31 +1,27 @@
-"""One attempt at a trial, in whatever process: its number, its line to the driver, its end.
-
-Every attempt has a number in the trial's folder. A worker that was given up but lives on
-finds a later number there and stops before it writes.
-"""
+"""One attempt at a trial, in whatever process: its line to the driver, its end, and around it the scratch folder
+of a URL."""
 
 import contextlib
-import errno
 import importlib
-import json
-import time
+import os
+import sys
+import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness import remote
-from harness.errors import UserError
+from harness.disk import is_full
+from harness.errors import Lost, one_line
 from harness.schedule import Ended
+from harness.store.folder import bump, owner
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class Fenced(Exception):
-    """A later attempt at this trial has begun; this one must write nothing more."""
+Work = Callable[[dict[str, Any], Path, dict[str, Any], Any, int], str]
 
 
 class Control:
-    """What a trial sees of its driver: the `Control` of harness/trial.py."""
+    """What a trial sees of its driver: the `Control` of harness/trial/run.py."""
 
     def __init__(self) -> None:
         self.reports, self.last, self.stopping = 0, dict[str, Any](), False
@@ -46,19 +42,53 @@ def make(
     """
     try:
         module, _, function = worker.partition(":")
-        return Ended(getattr(importlib.import_module(module), function)(config, folder, run, control, number))
+        work: Work = getattr(importlib.import_module(module), function)
+        if remote.URL in os.environ:
+            return Ended(_in_scratch(work, config, folder, run, control, number))
+        return Ended(work(config, folder, run, control, number))
     except Exception as e:
         return failure(e, folder, number)
 
 
+def begin(folder: Path) -> int:
+    """Number a new attempt at the trial in `folder`, at the URL of the results too, where there is one."""
+    number = bump(folder)
+    remote.publish(folder / "attempt", f"trials/{folder.name}/attempt")
+    return number
+
+
+def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int) -> str:
+    """`work` in a folder of this node that begins as what the URL holds of the trial, and is sent there."""
+    store, under = remote.Store(os.environ[remote.URL]), f"trials/{folder.name}"
+    with tempfile.TemporaryDirectory(prefix="nashboard-") as scratch:
+        home = Path(scratch, folder.name)
+        home.mkdir()
+        remote.insist(lambda: store.pull(under, home))
+
+        def send() -> None:
+            owner = store.read(f"{under}/attempt")
+            if owner is not None and owner != str(n).encode():
+                (home / "attempt").write_bytes(owner)  # the trial sees it before it commits again
+            else:
+                store.push(home, under)
+
+        with remote.again_and_again(send):
+            try:
+                return work(config, home, run, control, n)
+            except Exception:
+                (home / "traceback.txt").write_text(traceback.format_exc())
+                store.put(home / "traceback.txt", f"{under}/traceback.txt")
+                raise
+
+
 def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
-    if _owner(folder) not in (None, number):
+    if owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
-    text = f"{type(e).__name__}: {' '.join(str(e).split())}"[:500]
-    if type(e).__name__ == "Lost":
+    text = one_line(f"{type(e).__name__}: {e}", 500)
+    if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
-    if disk_is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
+    if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", text, fatal=True)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
@@ -67,60 +97,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
 
 def out_of_memory(e: Exception) -> bool:
     """Whether memory ran out; torch's CPU allocator, C++ and oneDNN raise a bare RuntimeError then."""
-    named = isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError"
-    return named or any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))
-
-
-def disk_is_full(e: BaseException | None) -> bool:
-    """Whether a disk that is full, or turned read-only, is behind `e`."""
-    if e is None:
-        return False
-    return isinstance(e, OSError) and e.errno in NO_ROOM or disk_is_full(e.__context__)
-
-
-def bump(folder: Path) -> int:
-    """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
-    number = (_owner(folder) or 0) + 1
-    part = folder / ".attempt.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(str(number))
-        part.replace(folder / "attempt")
-    except OSError as e:
-        raise UserError(f"{folder}: {e.strerror}; a trial needs a folder that can be written") from None
-    remote.publish(folder / "attempt", f"trials/{folder.name}/attempt")
-    return number
-
-
-def fence(folder: Path, number: int) -> None:
-    """Raise Fenced where the trial in `folder` belongs to another attempt than `number`."""
-    owner = _owner(folder)
-    if owner not in (None, number):
-        raise Fenced(f"attempt {number} was replaced by attempt {owner}")
-
-
-def _owner(folder: Path) -> int | None:
-    try:
-        return int((folder / "attempt").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The content of state.json; empty where there is none."""
-    try:
-        state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def note_end(folder: Path, word: str, message: str | None) -> None:
-    """Put an end that the worker could not record itself into state.json."""
-    state = read_state(folder)
-    if state.get("state") == word or (folder / "result.json").exists():
-        return
-    part = folder / ".state.part"
-    with contextlib.suppress(OSError):
-        part.write_text(json.dumps({**state, "state": word, "message": message, "time": time.time()}))
-        part.replace(folder / "state.json")
+    torch = sys.modules.get("torch")  # where it was never loaded, none of its errors can be here
+    if isinstance(e, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
+        return True
+    return any(words in str(e) for words in ("allocate memory", "bad_alloc", "could not create a primitive"))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import attention_figures, pictures, probes, trained, trial
-from harness.checkpoint import write_atomic
 from harness.config import Experiment
+from harness.disk import write_atomic
 from harness.errors import UserError
 from harness.matrix import Entry, entries
 from harness.model import Trained
+from harness.report.tables import Grid, pipes
 from harness.schema import plain
-from harness.tables import Grid, pipes
 from harness.variants import align
 
 Record = Mapping[str, Any]

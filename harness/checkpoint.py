@@ -6,9 +6,7 @@ tells a reader that doesn't need the weights how much of the journal is committe
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +17,9 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.disk import write_atomic
 
 KEEP = 2
-LEAST_FREE = 100 * 2**20  # bytes; below it no training is worth starting
 
 
 class Checkpoint(NamedTuple):
@@ -30,33 +27,6 @@ class Checkpoint(NamedTuple):
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def check_writable(folder: Path, option: str = "--results") -> None:
-    """Raise UserError unless files can be made in `folder`, which `option` names, and its disk has room for them."""
-    try:
-        write_atomic(folder / ".probe", b"")
-        (folder / ".probe").unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as e:
-        raise UserError(f"{folder}: {e.strerror}; {option} needs a folder that can be written") from None
-    if free < LEAST_FREE:
-        raise UserError(f"{folder}: {free >> 20} MiB free; {option} needs at least {LEAST_FREE >> 20} MiB")
 
 
 def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from harness import lock
+from harness.disk import ROOT
 from harness.errors import UserError
 
 MARK = "NASHBOARD_DRIVER"
@@ -24,7 +25,6 @@ MARK = "NASHBOARD_DRIVER"
 def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
     """A running Ray, ours or the cluster at `address`; shut down or left on exit."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    root = Path(__file__).parent.parent
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with contextlib.ExitStack() as stack:
         if address is None:
@@ -39,8 +39,8 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             os.environ |= {MARK: str(os.getpid()), "SPT_NOENV": "1"}  # by the latter Ray's agents show it
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             path = os.environ.get("PYTHONPATH", "")
-            if str(root) not in path.split(os.pathsep):
-                os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), path]))
+            if str(ROOT) not in path.split(os.pathsep):
+                os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
             options |= {"address": "local", "include_dashboard": False, "object_store_memory": 100 * 2**20}
         else:
             _reach(address)
@@ -48,7 +48,7 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             ours = {k: v for k, v in os.environ.items() if k.startswith("NASHBOARD_")}
             options["runtime_env"] = {"env_vars": ours} if ours else {}
             if ship_code:
-                options["runtime_env"]["py_modules"] = [str(root / "harness"), str(root / "backbones")]
+                options["runtime_env"]["py_modules"] = [str(ROOT / "harness"), str(ROOT / "backbones")]
         import ray
 
         try:

@@ -20,11 +20,11 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import plugins
+from harness import disk, plugins
 from harness.config import Trial
+from harness.disk import ROOT
 from harness.errors import UserError
 
-ROOT = Path(__file__).parent.parent
 OWN = ("harness", "backbones")
 LOOP, PASS = "harness.train", "harness.evaluate"  # whose EPOCH stands for files that have none of their own
 TRAIN_ROOTS = (LOOP, "harness.trial")
@@ -320,8 +320,6 @@ def accept(folder: Path, now: Code, modules: Iterable[str]) -> None:
 
 def keep(folder: Path, record: Mapping[str, Any], sources: Iterable[Source]) -> None:
     """Write the record, after copies of `sources` have joined those that are there."""
-    from harness.checkpoint import write_atomic
-
     before = copies(folder)
     every = before | {source.sha256: source.data for source in sources}
     if every.keys() != before.keys():
@@ -330,8 +328,8 @@ def keep(folder: Path, record: Mapping[str, Any], sources: Iterable[Source]) -> 
             for sha256, data in sorted(every.items()):  # the same copies are the same bytes, at any time
                 info = zipfile.ZipInfo(f"{sha256}.py", (1980, 1, 1, 0, 0, 0))
                 archive.writestr(info, data, zipfile.ZIP_DEFLATED)
-        write_atomic(folder / COPIES, buffer.getvalue())
-    write_atomic(folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+        disk.write_atomic(folder / COPIES, buffer.getvalue())
+    disk.write_atomic(folder / RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ depend on its batch. They are rounded to uint8 once; extractors and D both see t
 D runs in eval mode and float32, on the same kind of batches for fakes and reals.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +23,6 @@ from harness.metrics import Evidence, Needs, Record, Setting
 from harness.metrics._features import prepare
 from harness.metrics._reference import reference
 from harness.shares import devices, see_shared
-
-
-def cache_folder() -> Path:
-    """NASHBOARD_CACHE, or ~/.cache/nashboard: where statistics of real images are kept."""
-    return Path(os.environ.get("NASHBOARD_CACHE") or Path.home() / ".cache" / "nashboard")
 
 
 def check(spec: config.Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from harness.checkpoint import write_atomic
+from harness.disk import write_atomic
 
 Pixels = NDArray[np.uint8]
 """Images [N, 3, H, W], or one picture [H, W, 3]."""

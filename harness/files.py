@@ -16,10 +16,11 @@ import yaml
 
 from harness import plugins
 from harness.config import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
+from harness.disk import ROOT
 from harness.errors import UserError, legible
 from harness.schema import parse
 
-SHIPPED = Path(__file__).parent.parent / "experiments"
+SHIPPED = ROOT / "experiments"
 MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
 MAX_DEPTH = 50
 TAKEN = ("trials", "superseded", "mlartifacts")  # what else lies in the folder of results

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import files
+from harness.disk import ROOT, write_atomic
 
-ROOT = Path(__file__).parent.parent
 NOTE = ".finished.json"  # in results/<experiment>/
 
 
@@ -37,8 +37,6 @@ def recall(results: Path, key: str) -> dict[str, Any] | None:
 
 def keep(folder: Path, key: str, said: dict[str, Any], depends: Iterable[Path]) -> None:
     """Note in the experiment's folder what was said, until one of the files `depends` changes."""
-    from harness.checkpoint import write_atomic  # brings torch, which `recall` does without
-
     note = {**said, "key": key, "files": {str(path): _version(path) for path in depends}}
     write_atomic(folder / NOTE, json.dumps(note).encode())
 

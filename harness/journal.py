@@ -3,6 +3,9 @@
 The worker makes it durable *before* each checkpoint, and the checkpoint stores the
 length it commits, and its digest; a resumed trial cuts the rest off. So the journal and
 the weights never tell different stories, whenever the process died.
+
+All who read it (result.json's curves, MLflow's copy, a resumed trial) read it by `parse`: a line that a
+failing disk has spoilt is left out and counted, and the others are taken.
 """
 
 import hashlib
@@ -10,9 +13,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+Event = dict[str, Any]
+"""{"nimg", "time_ms"} with "metrics", {name: number, or its name where it is not finite}, or "image", a path."""
+
+CHUNK = 1 << 20  # bytes that a follower reads at a time
 
 
 class Journal:
@@ -26,7 +34,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         # An event that is computed again keeps its time, so that a tracking store which has
         # it already recognises the same point.
-        self._times = {_key(e): e["time_ms"] for e in events(path, offset)}
+        self._times = {_key(e): e["time_ms"] for e in read(path, offset).events}
         committed = _head(path, offset)
         if len(committed) < offset:
             raise ValueError(f"{path}: {len(committed)} bytes, but its checkpoint commits {offset}")
@@ -79,31 +87,90 @@ def _head(path: Path, size: int) -> bytes:
         return f.read(size)
 
 
-def _key(event: dict[str, Any]) -> tuple[Any, ...]:
+def _key(event: Event) -> tuple[Any, ...]:
     return event["nimg"], event.get("image"), *sorted(event.get("metrics", {}))
 
 
-def events(path: Path, start: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
-    """The whole events within bytes [start, end) of a journal; ends at one that a crash left torn or a disk spoilt."""
+# ── reading ──────────────────────────────────────────────────────────────────
+
+
+class Lines(NamedTuple):
+    """What a stretch of a journal holds: its events in order, and how many of its lines are none."""
+
+    events: list[Event]
+    spoilt: int
+
+
+def parse(data: bytes) -> Lines:
+    """The whole lines of `data`; what follows the last line's end is a line that is still being written, or was
+    when its process died."""
+    found = [_event(line) for line in data.split(b"\n")[:-1]]
+    events = [e for e in found if e is not None]
+    return Lines(events, len(found) - len(events))
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not all(isinstance(event.get(k), int) for k in ("nimg", "time_ms")):
+        return None
+    values = event.get("metrics")
+    if isinstance(values, dict):
+        return event if all(isinstance(v, int | float | str) for v in values.values()) else None
+    return event if values is None and isinstance(event.get("image"), str) else None
+
+
+def read(path: Path, start: int = 0, end: int | None = None) -> Lines:
+    """Bytes [start, end) of a journal, which need not exist."""
     if not path.exists():
-        return
+        return Lines([], 0)
     with path.open("rb") as f:
         f.seek(start)
-        data = f.read() if end is None else f.read(max(0, end - start))
-    for line in data.splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(event, dict) or not {"nimg", "time_ms"} <= event.keys():
-            return
-        yield event
+        return parse(f.read() if end is None else f.read(max(0, end - start)))
 
 
-def series(path: Path) -> dict[str, list[list[float]]]:
-    """{metric: [[nimg, value], ...]} of a journal, in its order."""
+def series(events: Iterable[Event]) -> dict[str, list[list[float]]]:
+    """{metric: [[nimg, value], ...]} of events, in their order."""
     out: dict[str, list[list[float]]] = {}
-    for event in events(path):
+    for event in events:
         for key, value in event.get("metrics", {}).items():
             out.setdefault(key, []).append([event["nimg"], value])
     return out
+
+
+# ── following it from outside, while the trial may be running ────────────────
+
+
+def committed(folder: Path) -> int:
+    """Bytes of the journal in a trial's folder that no resume will take back."""
+    journal = folder / "events.jsonl"
+    if not journal.exists():
+        return 0
+    if (folder / "result.json").exists():
+        return journal.stat().st_size
+    try:
+        offset = int(json.loads((folder / "checkpoints" / "latest.json").read_text())["journal_offset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return min(offset, journal.stat().st_size)
+
+
+def chunk(path: Path, start: int, end: int) -> bytes:
+    """Whole lines of [start, end), about CHUNK bytes of them."""
+    if end <= start:
+        return b""
+    with path.open("rb") as f:
+        f.seek(start)
+        data = f.read(min(end - start, CHUNK))
+    return data[: data.rfind(b"\n") + 1]
+
+
+def mark(path: Path, offset: int) -> str:
+    """What tells whether the journal up to `offset` is the one that was sent: a hash of its last bytes."""
+    if not offset or not path.exists():
+        return ""
+    with path.open("rb") as f:
+        f.seek(max(0, offset - 512))
+        return hashlib.sha256(f.read(min(offset, 512))).hexdigest()[:16]

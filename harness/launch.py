@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import attempt, cluster, fit, lock, remote
+from harness import attempt, cluster, fit, lock
 from harness.attempt import Control
 from harness.config import Run, to_plain
 from harness.matrix import Entry
 from harness.pool import RayPool
 from harness.schedule import Job, Share, Stop, drive
 from harness.schema import plain
+from harness.store.folder import note_end, read_state
 
 WORKER = "harness.trial:run"
 PROBE = "harness.fit:measure"
@@ -54,7 +55,7 @@ def launch(
     display must have bound its stream before. Raises Busy where another driver works on this
     experiment, UserError where the cluster can never hold one trial.
     """
-    worker, folder = remote.worker(worker), results.absolute() / experiment
+    folder = results.absolute() / experiment
     words: dict[str, str] = {}
     with lock.hold(folder), during or contextlib.nullcontext():
         jobs = []
@@ -68,7 +69,7 @@ def launch(
 
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
-                attempt.note_end(job.folder, word, report.get("message"))
+                note_end(job.folder, word, report.get("message"))
             on_progress(job.id, word, report)
 
         if jobs and local:
@@ -103,7 +104,7 @@ def _here(jobs: list[Job], run: Run, worker: str, tell: Callable[[Job, str, dict
                 break
             tell(job, "running", {})
             control = _Direct(stop, partial(tell, job, "running"))
-            ended = attempt.make(worker, job.config, job.folder, plain(run), control, attempt.bump(job.folder))
+            ended = attempt.make(worker, job.config, job.folder, plain(run), control, attempt.begin(job.folder))
             words[job.id] = "failed" if ended.word == "crashed" else ended.word
             tell(job, words[job.id], {"message": ended.message})
             if ended.fatal:
@@ -126,7 +127,7 @@ class _Direct(Control):
 
 
 def _ended_badly(folder: Path) -> str | None:
-    word = attempt.read_state(folder).get("state")
+    word = read_state(folder).get("state")
     return word if word in ENDED_BADLY else None
 
 

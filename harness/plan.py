@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from harness import config
 from harness.checkpoint import KEEP
 from harness.config import Experiment, Train, Trial
+from harness.disk import ROOT
 from harness.errors import UserError
 from harness.matrix import Entry
 from harness.schema import plain
@@ -25,7 +26,7 @@ Kind = Literal["gpu", "cpu"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu")
 CLASSES = 10  # of a conditional trial, to size its networks; a class more or less is a row of an embedding
 NATIVE = {"cifar10": 32}  # sides of datasets that have no option for it
-THROUGHPUT = Path(__file__).parent.parent / "bench" / "throughput.json"
+THROUGHPUT = ROOT / "bench" / "throughput.json"
 
 # StyleGAN3's documentation gives 2.47 s per 1,000 images for `paper256` on 8 A100; the paper adds "around 30 %".
 PUBLISHED_GPU_S_PER_KIMG = 8 * 2.47

@@ -60,11 +60,11 @@ class _Worker:
     def follow(self, met: tuple[str, int], rank: int, world: int, folder: Any, number: int) -> Ended:
         """Be another process of the attempt whose first one is found at `met`."""
         from harness import ranks
-        from harness.errors import Diverged
+        from harness.errors import Diverged, Lost
 
         try:
             ranks.follow(met, rank, world, node_ip())
-        except (ranks.Lost, Diverged):
+        except (Lost, Diverged):
             return Ended("interrupted", "the first process tells why")
         except Exception as e:
             return attempt.failure(e, folder, number)
@@ -173,7 +173,7 @@ class RayPool:
     # ── what runs ──
 
     def start(self, job: Job) -> None:
-        number = attempt.bump(job.folder)
+        number = attempt.begin(job.folder)
         ticket, share = f"{job.id}/{number}", job.share
         resources = {**self._plain["resources"], "gpus": share.gpus, "processes": share.processes}
         call = (ticket, self._worker, job.config, job.folder, {**self._plain, "resources": resources}, number)

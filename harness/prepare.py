@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 from harness.datasets._archive import ResumableZip, entry_name
 from harness.datasets._files import open_files
 from harness.datasets._images import Filter, centre_crop, decode, require_square, resize
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.plugins import hint
 
 Crop = Literal["none", "centre"]
@@ -245,8 +245,9 @@ def _open_emoji(path: Path) -> Source:
                         raise UserError(f"{place}: {member.name}: {member.size} bytes: too large; fetch it again")
                     files[member.name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise UserError(f"{place}: not a whole emoji-datasource-google-16.0.0.tgz ({reason}); fetch it again") from None
+        raise UserError(
+            f"{place}: not a whole emoji-datasource-google-16.0.0.tgz ({one_line(e)}); fetch it again"
+        ) from None
     try:
         names, labels = _emoji_order(json.loads(files[_EMOJI_INDEX]))
         images = [(f"{place}: {name}", files[_EMOJI_IMAGES + name]) for name in names]

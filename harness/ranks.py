@@ -23,16 +23,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from harness.errors import Diverged
+from harness.errors import Diverged, Lost, one_line
 
 PATIENCE = timedelta(minutes=10)  # how long a rank waits for the others in one step
 LEISURE = timedelta(days=1)  # how long a rank waits to be told what to follow: rank 0 reads its data first
 
 _opened: dist.Store | None = None  # where the ranks that Ray started find this process
-
-
-class Lost(Exception):
-    """Another rank is gone. Nothing is wrong with the trial: it can go on from its checkpoint."""
 
 
 # ── meeting ──────────────────────────────────────────────────────────────────
@@ -155,7 +151,7 @@ def _loss() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as e:
-        raise Lost(" ".join(str(e).split())[:200]) from e
+        raise Lost(one_line(e, 200)) from e
 
 
 def agree(stop: bool, device: torch.device) -> bool:

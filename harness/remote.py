@@ -9,16 +9,15 @@ that reads results: sink, status, report.
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 
 URL = "NASHBOARD_RESULTS"  # environment variable of driver and workers: the URL, where there is one
@@ -75,7 +74,7 @@ class Store:
             target.with_name(f".{target.name}.part").replace(target)
             self.seen[path] = version
         if self._memory is not None and changed:
-            self._memory.write_text(json.dumps(self.seen))
+            write_atomic(self._memory, json.dumps(self.seen).encode())
 
     def push(self, folder: Path, under: str) -> None:
         """Send what changed in the trial's `folder`, pointers last; data go when a pointer that names them changed."""
@@ -123,10 +122,7 @@ class Store:
         """All of it or nothing: object stores do so by themselves."""
         full = f"{self._root}/{to}"
         if self._local:
-            part = Path(full).with_name(f".{Path(full).name}.{os.getpid()}.part")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(full)
+            write_atomic(Path(full), data)
         else:
             self._fs.pipe_file(full, data)
 
@@ -149,11 +145,6 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def worker(usual: str) -> str:
-    """Who runs a trial: `usual`, or `run` around it where results go to a URL."""
-    return "harness.remote:run" if URL in os.environ else usual
-
-
 # ── the driver ───────────────────────────────────────────────────────────────
 
 
@@ -163,11 +154,10 @@ def folder(text: str) -> Path:
         return Path(text)
     Store(text)  # a URL of no known kind ends here, before anything is made
     os.environ[URL] = text.rstrip("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    front = cache / "nashboard" / "results" / _digest(os.environ[URL].encode())[:12]
+    front = cache_folder() / "results" / _digest(os.environ[URL].encode())[:12]
     front.mkdir(parents=True, exist_ok=True)
     (front / "url").write_text(text)
-    _insist(lambda: Store(text, front / ".seen.json").pull("trials", front / "trials", leave=(".safetensors",)))
+    insist(lambda: Store(text, front / ".seen.json").pull("trials", front / "trials", leave=(".safetensors",)))
     return front
 
 
@@ -192,7 +182,7 @@ def refreshed(front: Path) -> Iterator[None]:
     def pull() -> None:
         store.pull("trials", front / "trials", leave=(".safetensors", "/attempt"))  # this driver counts attempts
 
-    with _again_and_again(pull):
+    with again_and_again(pull):
         yield
 
 
@@ -205,7 +195,7 @@ def publish(path: Path, to: str) -> None:
         if not p.name.startswith("."):
             name = to if p == path else f"{to}/{p.relative_to(path).as_posix()}"
             try:
-                _insist(partial(store.put, p, name))
+                insist(partial(store.put, p, name))
             except Exception as e:  # whatever fsspec's backends raise
                 raise UserError(f"--results: {name} did not arrive: {type(e).__name__}: {e}") from None
 
@@ -220,37 +210,8 @@ def supersede(under: str, to: str) -> None:
         raise UserError(f"--results: {under} could not be moved to {to}: {type(e).__name__}: {e}") from None
 
 
-# ── a worker ─────────────────────────────────────────────────────────────────
-
-
-def run(config: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Any, attempt: int = 0) -> str:
-    """`trial.run` in a scratch folder that begins as what the URL holds of the trial."""
-    from harness import trial
-
-    store, under = Store(os.environ[URL]), f"trials/{folder.name}"
-    with tempfile.TemporaryDirectory(prefix="nashboard-") as scratch:
-        home = Path(scratch, folder.name)
-        home.mkdir()
-        _insist(lambda: store.pull(under, home))
-
-        def send() -> None:
-            owner = store.read(f"{under}/attempt")
-            if owner is not None and owner != str(attempt).encode():
-                (home / "attempt").write_bytes(owner)  # the trial sees it before it commits again
-            else:
-                store.push(home, under)
-
-        with _again_and_again(send):
-            try:
-                return trial.run(config, home, run_options, control, attempt)
-            except Exception:
-                (home / "traceback.txt").write_text(traceback.format_exc())
-                store.put(home / "traceback.txt", f"{under}/traceback.txt")
-                raise
-
-
 @contextmanager
-def _again_and_again(act: Callable[[], None]) -> Iterator[None]:
+def again_and_again(act: Callable[[], None]) -> Iterator[None]:
     """`act` about every second while within, whether it fails or not, and once more at the end, where it must not."""
     done = threading.Event()
 
@@ -266,10 +227,10 @@ def _again_and_again(act: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        _insist(act)
+        insist(act)
 
 
-def _insist(act: Callable[[], None]) -> None:
+def insist(act: Callable[[], None]) -> None:
     """Try until the network is back, for about a minute."""
     for nth in range(TRIES):
         try:

@@ -13,6 +13,7 @@ from backbones import Discriminator
 from harness import checkpoint, config, evaluate
 from harness.config import Trial
 from harness.datasets import ImageSet
+from harness.disk import cache_folder
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
 from harness.metrics import Record
@@ -44,7 +45,7 @@ class Watch:
         records = evaluate.evaluate(
             g, state.d, self.data, None, self.spec,
             seed=self.trial.seed, conditional=self.trial.conditional, device=state.pl_mean.device,
-            cache=evaluate.cache_folder(), weights_used=weights, progress=progress,
+            cache=cache_folder(), weights_used=weights, progress=progress,
         )  # fmt: skip
         name, record = next(iter(records.items()))
         rank, value = RANK[record["better"]], record["value"]
@@ -120,5 +121,5 @@ def _score(
     return evaluate.evaluate(
         g, d, data, heldout, trial.eval,
         seed=trial.seed, conditional=trial.conditional, device=next(g.parameters()).device,
-        cache=evaluate.cache_folder(), weights_used=weights, progress=progress,
+        cache=cache_folder(), weights_used=weights, progress=progress,
     )  # fmt: skip

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import lock
-from harness.attempt import read_state
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.matrix import Entry
+from harness.store.folder import read_state
 from harness.tracking import Mirror, redact
 
 EVERY_S = 2.0
@@ -81,8 +81,8 @@ class Sink:
                 self._closing.wait(EVERY_S)
             except Exception as e:  # whatever MLflow or its store raises, trials go on
                 if self.problem is None:  # once an outage
-                    logging.getLogger(__name__).warning("mlflow: %s", _one_line(e))
-                self.problem = _one_line(e)
+                    logging.getLogger(__name__).warning("mlflow: %s", _redacted(e))
+                self.problem = _redacted(e)
                 if last and deadline == math.inf:
                     deadline = time.monotonic() + LAST_TRIES_S
                 if time.monotonic() > deadline:
@@ -108,9 +108,9 @@ def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | No
         except Exception as e:  # whatever MLflow or its store raises
             for folder in new:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_one_line(e)}; results are whole, try again") from e
+            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_redacted(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 
 
-def _one_line(e: Exception) -> str:
-    return redact(" ".join(str(e).split()))[:300] or type(e).__name__
+def _redacted(e: Exception) -> str:
+    return redact(one_line(e))[:300]

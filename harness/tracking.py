@@ -19,8 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import attempt, committed, views
+from harness import journal, views
+from harness.disk import ROOT, read_json, write_atomic
 from harness.matrix import Entry
+from harness.store.folder import read_state
 
 BATCH = 900  # metrics per request: below the limit of older servers
 STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
@@ -56,7 +58,7 @@ class Mirror:
         self._arms = list(dict.fromkeys(e.serves[0].arm for e in entries))
         key = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
         self._book = self.results / experiment / f"tracking-{key}.json"
-        self._sent: dict[str, Any] = _read(self._book) or {"parent": None, "trials": {}, "keys": []}
+        self._sent: dict[str, Any] = read_json(self._book) or {"parent": None, "trials": {}, "keys": []}
         self._client: Any = None
         self._images: dict[str, set[str]] = {}  # run id -> pictures it has
 
@@ -71,12 +73,12 @@ class Mirror:
             self._parent()
         finally:
             if json.dumps(self._sent) != before:
-                _write(self._book, self._sent)
+                write_atomic(self._book, json.dumps(self._sent).encode())
 
     def behind(self) -> int:
         """Committed bytes of all journals that MLflow does not have."""
-        sent = self._sent["trials"]
-        return sum(max(0, committed.size(self._folder(e)) - sent.get(e.id, {}).get("offset", 0)) for e in self.entries)
+        sent = {id: trial["offset"] for id, trial in self._sent["trials"].items()}
+        return sum(max(0, journal.committed(self._folder(e)) - sent.get(e.id, 0)) for e in self.entries)
 
     def settled(self) -> bool:
         """Whether MLflow has been told all there is, the end of the last driver included."""
@@ -111,7 +113,7 @@ class Mirror:
         else:
             tags = {"kind": "matrix", "mlflow.source.name": "nashboard"}
             parent = client.create_run(self.experiment_id, tags=tags, run_name=self.experiment).info.run_id
-        book = _read(self._book)
+        book = read_json(self._book)
         # Another parent means another database: nothing of it was sent.
         self._sent = book if book.get("parent") == parent else {"parent": parent, "trials": {}, "keys": []}
         self._known = dict(_children(client, self.experiment_id, parent))
@@ -121,15 +123,15 @@ class Mirror:
 
     def _trial(self, entry: Entry) -> None:
         folder = self._folder(entry)
-        state = attempt.read_state(folder)
+        state = read_state(folder)
         if not state:
             return
         from mlflow.exceptions import MlflowException
 
         record = self._sent["trials"].setdefault(entry.id, {"run": None, "offset": 0, "tail": "", "told": {}})
         try:
-            if record["tail"] != committed.tail(folder / "events.jsonl", record["offset"]):
-                if committed.size(folder) >= record["offset"] or (folder / "result.json").exists():
+            if record["tail"] != journal.mark(folder / "events.jsonl", record["offset"]):
+                if journal.committed(folder) >= record["offset"] or (folder / "result.json").exists():
                     self._replace(entry, record)  # trained anew: the curves are others
                 else:
                     return  # an older checkpoint was resumed; its journal will grow back to the same bytes
@@ -144,11 +146,11 @@ class Mirror:
     def _ship(self, entry: Entry, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
         if record["run"] is None:
             record["run"] = self._known.get(entry.id) or self._create_run(entry, folder, state)
-        run, journal = record["run"], folder / "events.jsonl"
-        while chunk := committed.lines(journal, record["offset"], committed.size(folder)):
-            self._send(run, folder, list(committed.events(chunk)))
+        run, path = record["run"], folder / "events.jsonl"
+        while chunk := journal.chunk(path, record["offset"], journal.committed(folder)):
+            self._send(run, folder, journal.parse(chunk).events)
             record["offset"] += len(chunk)
-            record["tail"] = committed.tail(journal, record["offset"])
+            record["tail"] = journal.mark(path, record["offset"])
         self._tell(run, folder, state, record)
 
     def _send(self, run: str, folder: Path, events: list[dict[str, Any]]) -> None:
@@ -191,13 +193,14 @@ class Mirror:
             word = "interrupted"  # its driver is gone
         ended = STATUS.get(word) != "RUNNING"
         now = {"status": word, "message": str(state.get("message") or "")[:4000] if ended else ""}
-        result = _read(folder / "result.json") if word in ("done", "diverged") else {}
+        result = read_json(folder / "result.json") if word in ("done", "diverged") else {}
         if now == record["told"] and not (result and not record.get("result")):
             return
         from mlflow.entities import Metric, RunTag
 
-        env = _read(folder / "env.json")
+        env = read_json(folder / "env.json")
         tags = {**now, "commit": env.get("commit", ""), "device": env.get("device", "")}
+        tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
         at = int(float(state.get("time", time.time())) * 1000)
         costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
         self._client.log_batch(
@@ -323,24 +326,6 @@ def _children(client: Any, experiment_id: str, parent: str) -> Iterator[tuple[st
             return
 
 
-# ── files ────────────────────────────────────────────────────────────────────
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(value))
-    part.replace(path)
-
-
 # ── the SQLite store ─────────────────────────────────────────────────────────
 
 
@@ -351,7 +336,7 @@ def _create(db: Path, artifacts: Path) -> None:
     db.parent.mkdir(parents=True, exist_ok=True)
     part = db.with_name(f".{db.name}.{os.getpid()}.part")
     code = "import sys; from harness.tracking import _migrate; _migrate(*sys.argv[1:])"
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-c", code, str(part), artifacts.as_uri()]
     try:
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)

@@ -16,15 +16,16 @@ import torch
 
 from backbones import Discriminator
 from harness import checkpoint, code, config, evaluate, files, gallery, plugins, scoring
-from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
+from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.generator import SpatialGenerator
-from harness.journal import Journal, holds, series
+from harness.journal import Journal, holds, read, series
 from harness.ranks import device_index, same, team
 from harness.rng import Streams, derive
 from harness.schema import parse, plain
+from harness.store.folder import fence
 from harness.train import State, new_state, train
 from harness.upkeep import Upkeep
 from harness.variants import GTerm
@@ -97,7 +98,7 @@ class Live:
         if force or time.monotonic() - self._written > 1:
             self.fence()
             self._written = time.monotonic()
-            checkpoint.write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
+            write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
             if self.now["state"] in ("running", "scoring"):
                 self.control.report(dict(self.now))
 
@@ -114,8 +115,8 @@ class Live:
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
     env = environment(device)
-    checkpoint.write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
-    checkpoint.write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
+    write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
@@ -159,6 +160,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         journal.metrics(best["nimg"], {f"best/{name}": record["value"] for name, record in best["metrics"].items()})
         result["best"] = best
     journal.metrics(state.nimg, {f"final/{name}": record["value"] for name, record in metrics.items()})
+    journal.commit()
+    written = read(folder / "events.jsonl")
     result |= {
         "nimg": state.nimg,
         "config": config.to_plain(trial),
@@ -167,13 +170,14 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "dataset": {"fingerprint": data.fingerprint, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
-        "series": series(folder / "events.jsonl") if journal.commit() else {},
+        "series": series(written.events),
+        "spoilt_lines": written.spoilt,  # of the journal, left out of the series
         "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
         "figures": drawn,
     }
     journal.close()
     live.fence()
-    checkpoint.write_atomic(folder / "result.json", json.dumps(result).encode())
+    write_atomic(folder / "result.json", json.dumps(result).encode())
     if result["status"] == "diverged":
         raise Diverged(result["reason"])
 
@@ -329,14 +333,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 def commit() -> str:
     """The checkout's commit, with `+` when tracked files differ from it or code is in no commit; the version where
     there is no git."""
-    here = Path(__file__).parent.parent
-    if shutil.which("git") and (here / ".git").exists():
-        head = _git(here, "rev-parse", "--short=12", "HEAD")
+    if shutil.which("git") and (ROOT / ".git").exists():
+        head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
         if head:
-            changed = _git(here, "status", "--porcelain", "--untracked-files=no")
-            return head + (
-                "+" if changed or _git(here, "ls-files", "--others", "--exclude-standard", "--", *CODE) else ""
-            )
+            changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
+            new = _git(ROOT, "ls-files", "--others", "--exclude-standard", "--", *CODE)
+            return head + ("+" if changed or new else "")
     return f"v{_version('nashboard')}"
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backbones import stylegan2
-from harness import checkpoint, config, files
+from harness import checkpoint, config, disk, files
 from harness.config import Trial
 from harness.errors import UserError, legible
 from harness.generator import SpatialGenerator
@@ -279,11 +279,11 @@ def _write(out: Path, tensors: dict[str, Tensor], path: Path, trial: Trial, note
     }
     try:
         if out.suffix == ".safetensors":
-            checkpoint.write_atomic(out, checkpoint.encode(tensors, meta))
+            disk.write_atomic(out, checkpoint.encode(tensors, meta))
             return out
         if any(out.glob("checkpoints/*.safetensors")):
             raise UserError(f"{out}: holds checkpoints already; give a new folder, or a .safetensors file")
-        checkpoint.write_atomic(out / "config.yaml", files.dump_yaml(meta["config"]).encode())
+        disk.write_atomic(out / "config.yaml", files.dump_yaml(meta["config"]).encode())
         return checkpoint.save(out / "checkpoints", tensors, meta)
     except OSError as e:
         raise UserError(f"{out}: not writable ({e.strerror}); choose another --out") from None

@@ -182,7 +182,7 @@ def test_a_file_in_no_commit_makes_the_commit_read_as_changed(tmp_path, monkeypa
     (tmp_path / "harness" / "x.py").write_text("")
     git("add", ".")
     git("commit", "-qm", "x")
-    monkeypatch.setattr(trial, "__file__", str(tmp_path / "harness" / "trial.py"))
+    monkeypatch.setattr(trial, "ROOT", tmp_path)
     assert not trial.commit().endswith("+")
     (tmp_path / "notes.txt").write_text("no code")
     assert not trial.commit().endswith("+")

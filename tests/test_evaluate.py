@@ -4,7 +4,6 @@ import functools
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,13 +273,6 @@ def test_an_unusable_cache_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="NASHBOARD_CACHE"):
         _reference.cached(tmp_path / "file", {}, dict)
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
-    assert evaluate.cache_folder() == tmp_path
-    monkeypatch.delenv("NASHBOARD_CACHE")
-    assert evaluate.cache_folder() == Path.home() / ".cache" / "nashboard"
 
 
 def test_features_take_memory_only_where_they_are_kept(data):

@@ -7,7 +7,7 @@ import pytest
 from harness import files
 from harness.errors import UserError
 from harness.matrix import entries
-from harness.report import PAPER_FAKES
+from harness.report.collect import PAPER_FAKES
 
 SHIPPED = sorted(p.stem for p in files.SHIPPED.glob("*.yaml") if p.stem != "paper")
 PAPER_TABLES = ("table1", "table2", "table3", "table4")

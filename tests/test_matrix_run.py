@@ -4,9 +4,10 @@ import textwrap
 
 import pytest
 
-from harness import files, report
+from harness import files
 from harness.errors import UserError
 from harness.orchestration import changed, matrix
+from harness.report.collect import collect
 from tests.e2e.test_cli import TINY
 
 
@@ -43,7 +44,7 @@ def test_bad_input_is_said_before_anything_runs(experiment, tmp_path):
 )
 def test_the_exit_code_is_that_of_the_worst_end(experiment, tmp_path, words, code):
     ends = {str(i): word for i, word in enumerate(words)}
-    made = matrix.Result(experiment, (), ends, report.collect(experiment, tmp_path), (), True, ())
+    made = matrix.Result(experiment, (), ends, collect(experiment, tmp_path), (), True, ())
     assert made.exit_code == code
 
 

@@ -9,6 +9,7 @@ import torch
 from harness import checkpoint, config, evaluate, scoring, trained
 from harness import train as loop
 from harness import trial as trials
+from harness.disk import cache_folder
 from harness.errors import UserError
 from harness.metrics import record
 from tests import tiny
@@ -168,7 +169,7 @@ def test_a_trial_scores_its_last_and_its_best(tmp_path, monkeypatch):
         assert model.nimg == nimg
         again = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, trial.eval, seed=0, conditional=False, device="cpu",
-            cache=evaluate.cache_folder(), weights_used=model.weights,
+            cache=cache_folder(), weights_used=model.weights,
         )  # fmt: skip
         assert again == records
     # Measuring moves nothing: without it the same weights.

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import committed, views
+from harness import journal as journals
+from harness import views
 from harness.journal import Journal
 from harness.sink import Sink, sync
 from harness.tracking import Mirror, default_uri, redact
@@ -30,7 +31,7 @@ def results(tmp_path, mlflow_db):
 def write(results, e, nimgs, *, commit=None, state="running", image=False, bad=False):
     """Append points to a trial's journal and commit up to `commit` of the steps, all where None."""
     folder = results / "trials" / e.id
-    journal = Journal(folder / "events.jsonl", committed.size(folder))
+    journal = Journal(folder / "events.jsonl", journals.committed(folder))
     offset = journal.commit()
     for nimg in nimgs:
         values = {"loss/g": float(nimg), "eval/di": -float(nimg)}
@@ -87,7 +88,7 @@ def test_only_what_is_committed_is_shipped_and_each_point_once(results):
     mirror.update()
     mirror.update()
     assert curve(fresh(results), A) == [(i, i) for i in range(7)]
-    assert mirror.behind() == 0 and committed.size(folder) > 0
+    assert mirror.behind() == 0 and journals.committed(folder) > 0
 
 
 def test_a_run_carries_axes_colour_status_costs_and_data(results):
@@ -173,8 +174,12 @@ def test_a_spoilt_line_loses_that_line_only(results):
     folder = write(results, A, range(3))
     with (folder / "events.jsonl").open("ab") as f:
         f.write(b'{"nimg": 3, \xff\n{"nimg": 4, "time_ms": 1, "metrics": {"loss/g": 4.0}}\n[1]\n')
-    finish(folder)
-    assert curve(fresh(results), A) == [(0, 0), (1, 1), (2, 2), (4, 4)]
+    lines = journals.read(folder / "events.jsonl")
+    finish(folder, spoilt_lines=lines.spoilt)
+    mirror = fresh(results)
+    assert curve(mirror, A) == [(0, 0), (1, 1), (2, 2), (4, 4)]
+    assert [[x, y] for x, y in curve(mirror, A)] == journals.series(lines.events)["loss/g"]  # as result.json has it
+    assert runs(mirror)[A.id].data.tags["spoilt_lines"] == "2"
 
 
 def test_a_picture_outside_the_trial_is_not_sent(results):

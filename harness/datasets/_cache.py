@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 
 _SAMPLES = 256
-
-
-def cache_folder() -> Path:
-    """`NASHBOARD_CACHE`, or ~/.cache/nashboard."""
-    return Path(os.environ.get("NASHBOARD_CACHE") or Path.home() / ".cache" / "nashboard")
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,8 @@ def store(
                     os.fsync(f.fileno())
                 images = np.memmap(part, np.uint8, "r", shape=shape)
                 record = {**describe(images), "shape": list(shape), "checksums": _checksums(images)}
-                sidecar.with_suffix(".tmp").write_text(json.dumps(record))
                 part.replace(pixels)
-                sidecar.with_suffix(".tmp").replace(sidecar)
+                write_atomic(sidecar, json.dumps(record).encode())
             finally:
                 part.unlink(missing_ok=True)
     except OSError as e:

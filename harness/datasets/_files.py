@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_FILE_BYTES = 256 * 2**20
@@ -46,7 +46,7 @@ def open_files(path: Path, key: str) -> ImageFiles:
     try:
         sizes, read, identity = _folder(path, place) if path.is_dir() else _zip(path, place)
     except _BROKEN as e:
-        raise UserError(f"{place}: not a readable ZIP or folder ({_line(e)}); make it again") from None
+        raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
     names = tuple(sorted(n for n in sizes if n.lower().endswith(SUFFIXES) and not _hidden(n)))
     if not names:
         raise UserError(f"{place}: holds no images; it must hold PNG, JPEG or WebP files")
@@ -75,7 +75,7 @@ def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes]
             with lock:  # one file handle, several decoding threads
                 return archive.read(infos[name])
         except _BROKEN as e:
-            raise UserError(f"{place}: {name}: not readable ({_line(e)}); make the ZIP again") from None
+            raise UserError(f"{place}: {name}: not readable ({one_line(e)}); make the ZIP again") from None
 
     content = sorted((i.filename, i.file_size, i.CRC) for i in infos.values())
     return {n: i.file_size for n, i in infos.items()}, read, _hash(content)
@@ -88,7 +88,7 @@ def _folder(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], byt
         try:
             return (path / name).read_bytes()
         except OSError as e:
-            raise UserError(f"{place}: {name}: not readable ({_line(e)}); check the file") from None
+            raise UserError(f"{place}: {name}: not readable ({one_line(e)}); check the file") from None
 
     # Reading every file to identify a folder would cost as much as decoding it.
     content = [str(path.resolve()), sorted((n, s.st_size, s.st_mtime_ns) for n, s in stats.items())]
@@ -99,7 +99,7 @@ def _meta(read: Callable[[str], bytes], place: str) -> dict[str, Any]:
     try:
         meta = json.loads(read("dataset.json"))
     except (ValueError, RecursionError) as e:
-        raise UserError(f"{place}: dataset.json: not readable JSON ({_line(e)}); make it again") from None
+        raise UserError(f"{place}: dataset.json: not readable JSON ({one_line(e)}); make it again") from None
     if not isinstance(meta, dict):
         raise UserError(f'{place}: dataset.json: must be a mapping {{"labels": [[file name, class], ...]}}')
     return meta
@@ -134,7 +134,3 @@ def _hidden(name: str) -> bool:
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _line(e: BaseException) -> str:
-    return " ".join(str(e).split()) or type(e).__name__

@@ -6,7 +6,7 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 
 MAX_PIXELS = 64 * 2**20
 """The largest picture that is decoded (8192 x 8192); a small file that claims more is a bomb."""
@@ -41,7 +41,7 @@ def decode(data: bytes, place: str, *, upright: bool = False) -> Image.Image:
     except UserError:
         raise
     except Exception as e:  # decoders raise many kinds (OSError, SyntaxError, struct.error ...) on foreign bytes
-        reason = "no PNG, JPEG or WebP" if isinstance(e, Image.UnidentifiedImageError) else " ".join(str(e).split())
+        reason = "no PNG, JPEG or WebP" if isinstance(e, Image.UnidentifiedImageError) else one_line(e)
         raise UserError(f"{place}: not a readable image ({reason}); replace or remove it") from None
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from harness.datasets import ImageSet, Split, _batches, fingerprint
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -117,9 +117,8 @@ def _read_archive(path: Path, split: Split) -> dict[str, bytes]:
                 if name in _BATCHES[split] and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
         raise UserError(
-            f"{place}: not a whole cifar-10-python.tar.gz ({reason}); remove it and run again to download it"
+            f"{place}: not a whole cifar-10-python.tar.gz ({one_line(e)}); remove it and run again to download it"
         ) from None
     return found
 
@@ -157,7 +156,7 @@ def download(path: Path, progress: Callable[[int, int], None] = _print_progress)
             raise UserError(f"{place}: what was downloaded ({done} bytes) has another checksum; try again, or {remedy}")
         part.replace(path)
     except (OSError, http.client.HTTPException) as e:
-        reason = " ".join(str(getattr(e, "reason", None) or e).split())
+        reason = one_line(getattr(e, "reason", None) or e)
         raise UserError(f"{place}: does not exist and can't be downloaded ({reason}); {remedy}") from None
     finally:
         part.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.errors import Diverged, UserError
+from harness.errors import Diverged, UserError, one_line
 
 INCEPTION_VARIABLE = "NASHBOARD_INCEPTION_WEIGHTS"
 PUBLISHED_INCEPTION = "6726825d"  # first digits of the SHA-256, which the published file has in its name
@@ -123,8 +123,9 @@ def _inception_file() -> Path:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), PUBLISHED_INCEPTION, progress=False)
         except (OSError, RuntimeError) as e:  # URLError is an OSError; RuntimeError is a wrong checksum
             raise UserError(
-                f"eval: Inception weights can't be downloaded ({_reason(e)}); get {path.name} from torch-fidelity's "
-                f"releases and give it by --inception-weights FILE, or use the metric fd_efficientnet_lite0"
+                f"eval: Inception weights can't be downloaded ({one_line(e, 120)}); get {path.name} from "
+                "torch-fidelity's releases and give it by --inception-weights FILE, or use the metric "
+                "fd_efficientnet_lite0"
             ) from None
     return path
 
@@ -140,7 +141,7 @@ def _checked(path: Path, extractor: Extractor) -> str:
     try:  # torch-fidelity unpickles without limits; what loads here can hold no code
         torch.load(path, map_location="meta", weights_only=True)
     except Exception as e:  # its reader raises of all kinds on a malformed pickle
-        raise UserError(f"{path}: not a PyTorch weights file ({_reason(e)}); get the published file") from None
+        raise UserError(f"{path}: not a PyTorch weights file ({one_line(e, 120)}); get the published file") from None
     return digest
 
 
@@ -212,7 +213,7 @@ def _dinov2(extractor: Extractor) -> tuple[nn.Module, str, str]:
         network = FeatureExtractorDinoV2(extractor.name, ["dinov2"])
     except (OSError, RuntimeError, urllib.error.URLError) as e:
         raise UserError(
-            f"eval: DINOv2 can't be loaded from torch.hub ({_reason(e)}); run once where the network allows and "
+            f"eval: DINOv2 can't be loaded from torch.hub ({one_line(e, 120)}); run once where the network allows and "
             f"keep {torch.hub.get_dir()}, or drop the metric fd_dinov2"
         ) from None
     digest = hashlib.sha256()
@@ -225,7 +226,3 @@ def _dinov2(extractor: Extractor) -> tuple[nn.Module, str, str]:
 def _sha256(path: Path, changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from harness import rng
 from harness.datasets import ImageSet
+from harness.disk import write_atomic
 from harness.errors import UserError
 from harness.frechet import Moments
 from harness.metrics import Evidence, Sample
@@ -114,16 +114,7 @@ def _write(path: Path, arrays: dict[str, NDArray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     body = buffer.getvalue()
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(hashlib.sha256(body).digest())
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, hashlib.sha256(body).digest() + body)
 
 
 def _read(path: Path) -> dict[str, NDArray] | None:

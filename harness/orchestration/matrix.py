@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from harness import checkpoint, plan, remote, report, tables, trial
+from harness import disk, plan, remote, trial
 from harness.config import Experiment
 from harness.launch import Tell, launch
 from harness.matrix import Entry, entries
 from harness.orchestration import changed
-from harness.report import Report
+from harness.report import collect as reading
+from harness.report import tables
+from harness.report import write as reports
+from harness.report.model import Report
 from harness.sink import Sink
 
 Display = Callable[[dict[str, str]], AbstractContextManager[Tell]]  # {trial id: name} -> who hears of their progress
@@ -71,7 +74,7 @@ def run(
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
     trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
-    checkpoint.check_writable(results / experiment.name)
+    disk.check_writable(results / experiment.name)
     remote.check_writable()
     say(counted(experiment, len(todo), len(known)))
     sink = None
@@ -90,7 +93,7 @@ def run(
         finally:
             if sink and sink.behind:
                 say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    found = report.collect(experiment, results)
+    found = reading.collect(experiment, results)
     written = write(found, results)
     books = tuple((results / experiment.name).glob("tracking-*.json"))
     return Result(experiment, todo, ends, found, tuple(written), sink is None or sink.settled, books)
@@ -99,9 +102,9 @@ def run(
 def write(found: Report, results: Path) -> Sequence[Path]:
     """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
     folder = results / found.experiment.name
-    checkpoint.check_writable(folder)
+    disk.check_writable(folder)
     remote.check_writable()
-    written = report.write(found, results.absolute())
+    written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written
 
@@ -112,7 +115,7 @@ def counted(experiment: Experiment, trials: int, finished: int) -> str:
 
 
 def _note(experiment: Experiment, results: Path) -> str:
-    return tables.note(report.collect(experiment, results))
+    return tables.note(reading.collect(experiment, results))
 
 
 def _unheard(id: str, word: str, told: dict[str, object]) -> None:

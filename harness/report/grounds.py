@@ -15,9 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from harness import charts, config, tables
+from harness import config
 from harness.config import Trial
-from harness.report import Outcome, Report, order
+from harness.report import charts, tables
+from harness.report.model import Outcome, Report
+from harness.report.names import order
 
 MOST_SNAPSHOTS = 4  # sample grids an arm, evenly spread over training
 GRID_COLUMNS = 8  # of a trial's sample grid

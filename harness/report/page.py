@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from harness import charts, tables
-from harness.page_grounds import Colours, colours, grounds
-from harness.page_style import SCRIPT, STYLE
-from harness.report import Cell, MetricTable, Report, TableReport
+from harness.report import charts, tables
+from harness.report.grounds import Colours, colours, grounds
+from harness.report.model import Cell, MetricTable, Report, TableReport
+from harness.report.style import SCRIPT, STYLE
 
 
 def html(report: Report) -> str:

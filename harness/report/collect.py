@@ -6,159 +6,23 @@ made at any moment, anywhere the results folder is, and again later from the sam
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness import code, config, files, statistics
-from harness.checkpoint import write_atomic
+from harness import code, config, files
 from harness.config import Experiment, Table, Trial
 from harness.errors import UserError
 from harness.matrix import Cell as Place
 from harness.matrix import entries
-from harness.statistics import Paired, Summary, Verdict
+from harness.report import statistics
+from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
+from harness.report.names import order
+from harness.report.statistics import Summary
 
-SNAPSHOTS = 5  # K: the last snapshots whose mean and sd stand beside a final value
 PAPER_FAKES = 50_000  # against all reals
 PAPER_DRAWS = (64, 200)  # images of either kind a draw, draws
-
-
-class Score(NamedTuple):
-    """One metric of one trial as its result.json gives it."""
-
-    value: float
-    se: float | None
-    better: str  # "lower", "higher" or "zero"
-    protocol: Mapping[str, Any]  # but for the seed, in which the trials of a cell are meant to differ
-    kind: str  # the protocol and the facts of its trial, as text: what must agree where values are averaged
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One trial as it stands on disk. `state` is done, diverged, missing, `scored otherwise` (its result
-    answers another `eval`), or a word of state.json; only `done` has scores."""
-
-    trial: Trial
-    serves: tuple[Place, ...]
-    folder: Path
-    state: str
-    result: Mapping[str, Any]
-    live: Mapping[str, Any]
-    scores: Mapping[str, Score]
-    not_finite: tuple[str, ...]
-    other_code: code.Other = code.Other()
-
-    @property
-    def word(self) -> str:
-        """The state as a table shows it: a running trial says how far it is."""
-        nimg, total = self.live.get("nimg"), self.live.get("total_nimg")
-        return f"running {nimg / total:.0%}" if self.state == "running" and nimg and total else self.state
-
-    @property
-    def reason(self) -> str:
-        """Why there is no number, in the trial's own words."""
-        return str(self.result.get("reason") or self.live.get("message") or "")
-
-    def facts(self) -> dict[str, str]:
-        """What must agree among trials that are averaged or compared."""
-        return _facts(self.result)
-
-    def trailing(self, metric: str) -> Summary | None:
-        """Over the last SNAPSHOTS values of series eval/<metric>; None below two."""
-        points = self.result.get("series", {}).get(f"eval/{metric}", [])[-SNAPSHOTS:]
-        values = [float(v) for _, v in points]
-        return statistics.summary(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
-
-
-class Best(NamedTuple):
-    """The same metric of the snapshots that `eval.during` found best, and after how many images they were taken."""
-
-    values: tuple[float, ...]
-    nimg: tuple[int, ...]
-
-
-class Trailing(NamedTuple):
-    """The last snapshots of a cell's runs: mean over all, and the typical (root mean square) sd within a run."""
-
-    snapshots: int
-    mean: float
-    sd: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric of one arm in one setting, over seeds."""
-
-    planned: int
-    waiting: tuple[str, ...]  # the words of the trials that give no number
-    values: Mapping[int, float]
-    summary: Summary | None
-    trailing: Trailing | None
-    best: Best | None
-    mixed: bool  # its trials, or those it is compared with, differ in more than the seed
-    paired: Paired | None = None
-    p_holm: float | None = None
-    paper: float | None = None
-    paper_difference: float | None = None
-    verdict: Verdict | None = None
-
-    @property
-    def precise_seeds(self) -> int | None:
-        """Seeds for an interval of the difference of +- half the paper's difference (else half our own)."""
-        reference = abs(self.paper_difference or (self.paired.summary.mean if self.paired else 0)) / 2
-        sd = self.paired.summary.sd if self.paired else None
-        return statistics.seeds_for(sd, reference) if sd is not None and reference else None
-
-
-@dataclass(frozen=True)
-class MetricTable:
-    """One metric over all cells of a table. `apart`: why the paper's figures do not stand beside it."""
-
-    name: str
-    better: str
-    headline: bool
-    cells: Mapping[tuple[str, str], Cell]
-    protocols: tuple[Mapping[str, Any], ...]
-    apart: str | None
-
-
-@dataclass(frozen=True)
-class TableReport:
-    """A table of the experiment with all its metrics, the headline ones (FID or FD, then DI) first."""
-
-    table: Table
-    baseline: str
-    outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]]
-    metrics: tuple[MetricTable, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def headline(self) -> tuple[MetricTable, ...]:
-        return tuple(m for m in self.metrics if m.headline)
-
-    def label(self, key: str) -> str:
-        """The name that a person reads for an arm or a setting."""
-        return self.table.labels.get(key, key.replace("_", " ").capitalize() if key == self.baseline else key)
-
-
-@dataclass(frozen=True)
-class Report:
-    experiment: Experiment
-    tables: tuple[TableReport, ...]
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def states(self) -> Counter[str]:
-        """How many unique trials are in which state."""
-        return Counter(o.state for o in self.outcomes)
-
-    @property
-    def verdicts(self) -> Counter[str]:
-        """How many comparisons with the paper ended in which word."""
-        cells = [c for t in self.tables for m in t.headline for c in m.cells.values()]
-        return Counter(c.verdict.word for c in cells if c.verdict)
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -167,24 +31,6 @@ def collect(experiment: Experiment, results: Path) -> Report:
     by_id = {o.trial.id: o for o in outcomes}
     paper = files.paper_results()
     return Report(experiment, tuple(_table(t, by_id, paper) for t in experiment.tables), outcomes)
-
-
-def write(report: Report, results: Path) -> list[Path]:
-    """Write tables/*.md|csv|tex, results.csv and report.html under `results`/<experiment>; returns their paths."""
-    from harness import page, tables
-
-    folder = results / report.experiment.name
-    files = {"results.csv": tables.results_csv(report), "report.html": page.html(report)}
-    for t in report.tables:
-        files[f"tables/{t.table.name}.md"] = tables.markdown(t)
-        files[f"tables/{t.table.name}.csv"] = tables.cells_csv(t)
-        files[f"tables/{t.table.name}.tex"] = tables.latex(t)
-    try:
-        for name, text in files.items():
-            write_atomic(folder / name, text.encode())
-    except OSError as e:
-        raise UserError(f"{folder}: {e.strerror}; the report needs a folder it can write to") from None
-    return [folder / name for name in files]
 
 
 # ── reading ──────────────────────────────────────────────────────────────────
@@ -233,19 +79,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 # ── tables ───────────────────────────────────────────────────────────────────
-
-
-def order(metrics: Iterable[str]) -> tuple[list[str], int]:
-    """Metric names, headline ones first, and how many those are: FID (else FD), then DI."""
-    names = sorted(set(metrics))
-    distances = [n for kind in ("fid", "fd_") for n in sorted(names, key=_most_fakes) if n.startswith(kind)]
-    headline = distances[:1] + [n for n in names if n == "di"]
-    rest = [n for n in names if n not in headline]
-    return headline + sorted(rest, key=lambda n: (not n.startswith("di"), n not in distances, n)), len(headline)
-
-
-def _most_fakes(name: str) -> tuple[bool, str]:
-    return name != "fid50k_full", name
 
 
 def _table(table: Table, by_id: Mapping[str, Outcome], paper: Mapping[str, Any]) -> TableReport:
@@ -376,6 +209,10 @@ def _notes(
             keys = _varying(protocols.values())
             kinds = {w: ", ".join(f"{k} {p.get(k)}" for k in keys) for w, p in protocols.items()}
             notes += _mixture(f"{setting}: {m.name} under mixed protocols, compared only within one", kinds)
+        spoilt = {who: n for who, o in column if (n := o.result.get("spoilt_lines"))}
+        if spoilt:
+            lines = ", ".join(f"{who} ({n})" for who, n in spoilt.items())
+            notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
     placed = [(f"{s}/{arm} s{o.trial.seed}", o.other_code) for (s, arm), group in outcomes.items() for o in group]
