@@ -105,7 +105,10 @@ OTHER_CODE = "other_code"  # where options say what becomes of trials that other
 )  # fmt: skip
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
-    from harness import console, files, finished, remote
+    from harness import console
+    from harness.experiment import files
+    from harness.orchestration import finished
+    from harness.store import remote
 
     key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
     plain = args.other_code == "ask" and not args.rescore and remote.URL not in os.environ
@@ -138,10 +141,12 @@ def matrix(args: argparse.Namespace) -> int:
 )
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
-    from harness import console, files, trial
-    from harness import plan as plans
+    from harness import console
     from harness.errors import UserError
-    from harness.matrix import entries
+    from harness.experiment import files
+    from harness.experiment.matrix import entries
+    from harness.orchestration import plan as plans
+    from harness.trial import run as trial
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
@@ -173,7 +178,7 @@ def plan(args: argparse.Namespace) -> int:
 @verb("write tables, results.csv and report.html from what is finished", *EXPERIMENT)
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
-    from harness import files
+    from harness.experiment import files
     from harness.orchestration import matrix
     from harness.report.collect import collect
 
@@ -185,9 +190,12 @@ def report(args: argparse.Namespace) -> int:
 @verb("show the progress of an experiment's trials", *EXPERIMENT)
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
-    from harness import code, console, files, lock, trial
-    from harness.matrix import entries
+    from harness import code, console
+    from harness.experiment import files
+    from harness.experiment.matrix import entries
+    from harness.store import lock
     from harness.store.folder import read_state
+    from harness.trial import run as trial
 
     experiment = files.load(args.experiment, args.set)
     driver = lock.driver(args.results / experiment.name)
@@ -213,7 +221,9 @@ def status(args: argparse.Namespace) -> int:
 @verb("ask the running matrix to save and stop, as Ctrl-C does", *EXPERIMENT)
 def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
-    from harness import console, files, lock
+    from harness import console
+    from harness.experiment import files
+    from harness.store import lock
 
     who = lock.request_stop(args.results / files.load(args.experiment, args.set).name)
     console.say(f"asked {who} to save and stop")
@@ -223,11 +233,12 @@ def stop(args: argparse.Namespace) -> int:
 @verb("send everything in results to MLflow, also after its database was lost", *EXPERIMENT, TRACKING)
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, files
-    from harness.matrix import entries
+    from harness import console
+    from harness.experiment import files
+    from harness.experiment.matrix import entries
     from harness.report import tables
     from harness.report.collect import collect
-    from harness.sink import sync as send
+    from harness.tracking.sink import sync as send
 
     experiment = files.load(args.experiment, args.set)
     rep = collect(experiment, args.results.absolute())
@@ -253,9 +264,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import console, disk, evaluate, trained
+    from harness import console, disk
     from harness.errors import UserError
+    from harness.evaluation import evaluate
     from harness.report import tables
+    from harness.training import trained
 
     _use_inception_weights(args)
     sets = list(args.set)
@@ -293,7 +306,9 @@ def attention(args: argparse.Namespace) -> int:
     """Probe every finished trial, print one table, and write it with its figures."""
     import torch
 
-    from harness import attention_report, console, files
+    from harness import console
+    from harness.experiment import files
+    from harness.study import report as attention_report
 
     experiment = files.load(args.experiment, args.set)
     made = attention_report.make(
@@ -313,7 +328,8 @@ def attention(args: argparse.Namespace) -> int:
 )
 def import_weights(args: argparse.Namespace) -> int:
     """Turn a network pickle into a checkpoint, and say what it holds and what was left behind."""
-    from harness import console, weights
+    from harness import console
+    from harness.weights import importer as weights
 
     made = weights.import_weights(args.pickle, args.out or args.pickle.parent / f"{args.pickle.stem}.safetensors")
     parts = " + ".join([made.trial.backbone.name, *(v.name for v in made.trial.variants)])
@@ -336,7 +352,8 @@ def import_weights(args: argparse.Namespace) -> int:
 )
 def ui(args: argparse.Namespace) -> int:
     """Serve MLflow on loopback until Ctrl-C."""
-    from harness import console, mlflow_server
+    from harness import console
+    from harness.tracking import server as mlflow_server
 
     mlflow_server.ui(args.results, args.experiment, args.port, browse=not args.no_browser, say=console.say)
     return 0
@@ -350,9 +367,10 @@ def ui(args: argparse.Namespace) -> int:
 )
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import console, disk, trained
-    from harness import pictures as draw
+    from harness import console, disk
     from harness.errors import UserError
+    from harness.pictures import of_model as draw
+    from harness.training import trained
 
     if not args.trial and not args.samplers:
         raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
@@ -382,7 +400,7 @@ def pictures(args: argparse.Namespace) -> int:
 def data(args: argparse.Namespace) -> int:
     """Write a dataset in StyleGAN's ZIP format from what was downloaded."""
     from harness import console
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     with console.counting(args.name) as progress:
         made = prepare(
@@ -433,8 +451,9 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import disk, remote
+    from harness import disk
     from harness.errors import Diverged, UserError
+    from harness.store import remote
 
     try:
         args.results = remote.folder(args.results)

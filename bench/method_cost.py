@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 
-from harness import config, files, trial
-from harness.datasets import ImageSet
-from harness.train import State, new_state, train
+from harness.data.imageset import ImageSet
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.training.train import State, new_state, train
+from harness.trial import run as trial
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "release")

@@ -34,8 +34,11 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """Train `steps` steps after one to warm up."""
     import torch
 
-    from harness import config, files, plugins, trial
-    from harness.train import State, new_state, train
+    from harness import plugins
+    from harness.experiment import files
+    from harness.experiment import spec as config
+    from harness.training.train import State, new_state, train
+    from harness.trial import run as trial
 
     raw = files.preset(job["preset"], "--presets")
     variants = [] if job["arm"] == "baseline" else job["arm"].split("+")
@@ -136,7 +139,7 @@ def save(rows: list[dict[str, Any]]) -> None:
     """Lay `rows` over those of earlier runs, and write all as a table."""
     import torch
 
-    from harness.trial import commit
+    from harness.trial.run import commit
 
     path = HERE / "stylegan2_speed.json"
     origin = {

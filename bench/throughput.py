@@ -4,7 +4,7 @@
     python -m bench.throughput --experiments full --steps 16    paper256: on a GPU
     python -m bench.throughput --clock cpu                      CPU seconds: for a machine that others use too
 
-Every shape (see harness/plan.py) is trained for `--steps` steps after two to warm up, on drawn images of its size.
+Every shape (see harness/orchestration/plan.py) is trained for `--steps` steps after two to warm up, on drawn images of its size.
 A figure replaces the one of the same shape and device; the others stay.
 """
 
@@ -17,11 +17,14 @@ from typing import Any
 
 import torch
 
-from harness import config, files, plan, trial
-from harness.config import Resources, Run, Trial
-from harness.matrix import entries
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Resources, Run, Trial
+from harness.orchestration import plan
 from harness.plugins import find
-from harness.train import State, new_state, train
+from harness.training.train import State, new_state, train
+from harness.trial import run as trial
 
 WARM_UP = 2
 

@@ -21,22 +21,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import disk, plugins
-from harness.config import Trial
 from harness.disk import ROOT
 from harness.errors import UserError
+from harness.experiment.spec import Trial
 
 OWN = ("harness", "backbones")
-LOOP, PASS = "harness.train", "harness.evaluate"  # whose EPOCH stands for files that have none of their own
-TRAIN_ROOTS = (LOOP, "harness.trial")
-SCORE_ROOTS = (PASS, "harness.scoring")
+LOOP, PASS = (
+    "harness.training.train",
+    "harness.evaluation.evaluate",
+)  # whose EPOCH stands for files that have none of their own
+TRAIN_ROOTS = (LOOP, "harness.trial.run")
+SCORE_ROOTS = (PASS, "harness.trial.scoring")
 SHELVES = ("backbones", "harness.variants", "harness.datasets", "harness.metrics")
 TRAINING = (
     *TRAIN_ROOTS, "harness.training", "harness.method", "harness.data", "harness.rng",
-    "harness.losses", "harness.generator", "harness.heatmaps", "harness.attention", "harness.ranks", *SHELVES[:3],
+    "harness.method.losses", "harness.method.generator", "harness.method.heatmaps", "harness.method.attention", "harness.training.ranks", *SHELVES[:3],
 )  # fmt: skip
 SCORING = (
     *SCORE_ROOTS, "harness.evaluation",
-    "harness.fakes", "harness.shares", "harness.scores", "harness.frechet", "harness.metrics",
+    "harness.evaluation.fakes", "harness.evaluation.shares", "harness.evaluation.scores", "harness.evaluation.frechet", "harness.metrics",
 )  # fmt: skip
 KNOWN = Path(__file__).with_name("known_code.json")
 RECORD, COPIES = "code.json", "code.zip"  # in a trial's folder

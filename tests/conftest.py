@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import tracking
+from harness.tracking import mirror as tracking
 
 
 @pytest.fixture(scope="session")

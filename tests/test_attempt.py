@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import attempt
 from harness.errors import Lost, one_line
+from harness.orchestration import attempt
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from harness import checkpoint
+from harness.store import checkpoint
 
 
 def save(folder, nimg, value=1.0):

@@ -8,8 +8,9 @@ import zipfile
 
 import pytest
 
-from harness import code, trial
+from harness import code
 from harness.errors import UserError
+from harness.trial import run as trial
 from tests import tiny
 
 
@@ -99,7 +100,12 @@ def test_the_package_knows_its_present_files():
     """Red: a file that decides numbers was changed. Where the digests of trained arms hold, or an EPOCH was raised:
     python -m tests.digests.known"""
     kept = json.loads(code.KNOWN.read_text())
-    assert {"harness.losses", "harness.variants.align", "backbones._layers", "harness.metrics.fid"} <= kept.keys()
+    assert {
+        "harness.method.losses",
+        "harness.variants.align",
+        "backbones._layers",
+        "harness.metrics.fid",
+    } <= kept.keys()
     for name, source in code.own().items():
         assert source.sha256 in kept[name]["sha256"], name
         assert kept[name]["epoch"] == code.epoch(name), name
@@ -118,15 +124,21 @@ def test_a_raised_epoch_forgets_what_was_before_it(monkeypatch):
 
 def test_what_a_trial_uses_decides_it_and_nothing_else():
     plain, full = (code.deciding(tiny.trial("stylegan2", arm)) for arm in ("baseline", "align"))
-    assert {"harness.losses", "harness.rng", "backbones", "backbones._layers"} <= plain.training.keys()
+    assert {"harness.method.losses", "harness.rng", "backbones", "backbones._layers"} <= plain.training.keys()
     assert "harness.datasets.synthetic" in plain.training
     assert "harness.variants.align" not in plain.training
-    assert {"harness.variants.align", "harness.attention", "harness.heatmaps"} <= full.training.keys()
+    assert {"harness.variants.align", "harness.method.attention", "harness.method.heatmaps"} <= full.training.keys()
     assert "backbones.sn_dcgan" not in full.training
-    assert {"harness.metrics.disequilibrium", "harness.scores"} <= full.scoring.keys()
+    assert {"harness.metrics.disequilibrium", "harness.evaluation.scores"} <= full.scoring.keys()
     assert "harness.metrics.fid" not in full.scoring
     assert not full.scoring.keys() & full.training.keys()
-    carried = {"harness.errors", "harness.console", "harness.pool", "harness.tracking", "harness.page"}
+    carried = {
+        "harness.errors",
+        "harness.console",
+        "harness.orchestration.pool",
+        "harness.tracking.mirror",
+        "harness.page",
+    }
     assert not carried & (full.training.keys() | full.scoring.keys())
 
 
@@ -149,7 +161,7 @@ def test_the_record_lies_in_the_folder_with_every_copy(tmp_path):
     assert told == {k: v for k, v in code.read(tmp_path).items() if k != "accepted"}
     kept = code.copies(tmp_path)
     assert {*told["training"].values(), *told["scoring"].values()} == kept.keys()
-    assert kept[told["training"]["harness.losses"]] == (code.ROOT / "harness" / "losses.py").read_bytes()
+    assert kept[told["training"]["harness.method.losses"]] == (code.ROOT / "harness" / "losses.py").read_bytes()
     (tmp_path / "code.zip").unlink()
     code.note(tmp_path, t, resumed=False)
     assert (tmp_path / "code.zip").read_bytes() == first, "content alone decides"
@@ -162,12 +174,12 @@ def test_a_resumed_trial_keeps_the_record_of_what_trained_it(tmp_path):
     assert code.note(tmp_path, t, resumed=True)["training"] is None, "an older version kept none"
     told = code.note(tmp_path, t, resumed=False)
     record = code.read(tmp_path)
-    record["training"]["harness.losses"] = "0" * 64
-    record["scoring"]["harness.scores"] = "0" * 64
+    record["training"]["harness.method.losses"] = "0" * 64
+    record["scoring"]["harness.evaluation.scores"] = "0" * 64
     (tmp_path / "code.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="losses.py"):
         code.note(tmp_path, t, resumed=True)
-    code.accept(tmp_path, code.deciding(t), ["harness.losses"])
+    code.accept(tmp_path, code.deciding(t), ["harness.method.losses"])
     again = code.note(tmp_path, t, resumed=True)
     assert again["training"] == record["training"]
     assert again["scoring"] == told["scoring"]

@@ -2,9 +2,10 @@ import textwrap
 
 import pytest
 
-from harness import config, files
 from harness.errors import UserError
-from harness.matrix import entries
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
 
 BASE = """
     name: t

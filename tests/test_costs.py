@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from harness import config, trial
-from harness.config import Trial
+from harness.experiment import spec as config
+from harness.experiment.spec import Trial
+from harness.trial import run as trial
 from tests import tiny
 
 

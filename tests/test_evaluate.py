@@ -10,13 +10,18 @@ import pytest
 import torch
 
 from backbones import sn_dcgan, stylegan2
-from harness import config, evaluate, fakes, plugins, scores, shares
-from harness.datasets import ImageSet, synthetic
+from harness import plugins
+from harness.data.imageset import ImageSet
+from harness.datasets import synthetic
 from harness.errors import Diverged, UserError
-from harness.frechet import Moments, distance
-from harness.generator import SpatialGenerator
-from harness.metrics import Sample, _features, _reference
-from harness.schema import parse
+from harness.evaluation import evaluate, fakes, scores, shares
+from harness.evaluation import features as _features
+from harness.evaluation import reals as _reference
+from harness.evaluation.evidence import Sample
+from harness.evaluation.frechet import Moments, distance
+from harness.experiment import spec as config
+from harness.experiment.schema import parse
+from harness.method.generator import SpatialGenerator
 
 SIZE = 32  # of the extractor's input: fast
 

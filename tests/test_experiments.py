@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import files
 from harness.errors import UserError
-from harness.matrix import entries
+from harness.experiment import files
+from harness.experiment.matrix import entries
 from harness.report.collect import PAPER_FAKES
 
 SHIPPED = sorted(p.stem for p in files.SHIPPED.glob("*.yaml") if p.stem != "paper")

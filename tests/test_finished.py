@@ -6,8 +6,10 @@ import textwrap
 import pytest
 
 import cli
-from harness import files, finished, trial
+from harness.experiment import files
+from harness.orchestration import finished
 from harness.report import collect
+from harness.trial import run as trial
 from tests.e2e.test_cli import TINY
 
 

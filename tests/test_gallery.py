@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import gallery, pictures, trial
-from harness.attempt import Control
-from harness.config import Run
-from harness.schema import plain
+from harness.experiment.schema import plain
+from harness.experiment.spec import Run
+from harness.orchestration.attempt import Control
+from harness.pictures import gallery
+from harness.pictures import of_model as pictures
+from harness.trial import run as trial
 from tests import tiny
 
 ALWAYS = {"gradcam", "robustness", "consistency"}

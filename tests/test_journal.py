@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from harness import config, trial
-from harness.attempt import Control
-from harness.config import Run
-from harness.journal import Journal, committed, holds, parse, read, series
-from harness.schema import plain
+from harness.experiment import spec as config
+from harness.experiment.schema import plain
+from harness.experiment.spec import Run
+from harness.orchestration.attempt import Control
+from harness.store.journal import Journal, committed, holds, parse, read, series
+from harness.trial import run as trial
 from tests import tiny
 
 

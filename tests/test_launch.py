@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import attempt, lock
-from harness.config import Run
 from harness.errors import UserError
-from harness.launch import launch
+from harness.experiment.spec import Run
+from harness.orchestration import attempt
+from harness.orchestration.launch import launch
+from harness.store import lock
 from harness.store.folder import read_state
 from tests.clusters import nodes
 from tests.fake_trials import entry, finished

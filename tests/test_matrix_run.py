@@ -4,8 +4,8 @@ import textwrap
 
 import pytest
 
-from harness import files
 from harness.errors import UserError
+from harness.experiment import files
 from harness.orchestration import changed, matrix
 from harness.report.collect import collect
 from tests.e2e.test_cli import TINY

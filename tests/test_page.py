@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import figures
+from harness.pictures import figures
 from harness.report import charts, grounds, page
 from harness.report.collect import collect
 from tests import fake_results as fake

@@ -9,10 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 import cli
-from harness import checkpoint, config, heatmaps, pictures, trained, trial
-from harness.heatmaps import RELEASE, HeatmapOptions, Regions
-from harness.schema import parse
-from harness.train import new_state
+from harness.experiment import spec as config
+from harness.experiment.schema import parse
+from harness.method import heatmaps
+from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
+from harness.pictures import of_model as pictures
+from harness.store import checkpoint
+from harness.training import trained
+from harness.training.train import new_state
+from harness.trial import run as trial
 from harness.variants import align
 from tests import tiny
 

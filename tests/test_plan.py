@@ -5,11 +5,13 @@ from collections import Counter
 
 import pytest
 
-from harness import config, files, plan
-from harness.config import Train
 from harness.errors import UserError
-from harness.matrix import entries
-from harness.plan import Forecast, Record
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Train
+from harness.orchestration import plan
+from harness.orchestration.plan import Forecast, Record
 
 TINY = """
 name: t
@@ -125,8 +127,9 @@ def test_disk_is_two_checkpoints_and_the_grids():
 def test_a_checkpoint_is_as_large_as_planned(experiment, tmp_path):
     import torch
 
-    from harness import checkpoint, trial
-    from harness.train import new_state, train
+    from harness.store import checkpoint
+    from harness.training.train import new_state, train
+    from harness.trial import run as trial
 
     sets = ["backbone.width=0.125", "train.batch_size=8", "dataset.num_images=64", "train.total_kimg=0.008"]
     t = experiment([*sets, "train.ema_kimg=1"]).tables[0].cells["synthetic", "align"][0]

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from backbones import Synthesis, sn_dcgan
-from harness import heatmaps, plugins, probes
+from harness import plugins
 from harness.datasets import synthetic
 from harness.errors import Diverged
-from harness.generator import SpatialGenerator
+from harness.evaluation import probes
+from harness.experiment.schema import parse
+from harness.method import heatmaps
+from harness.method.generator import SpatialGenerator
 from harness.rng import Streams
-from harness.schema import parse
 from harness.variants import align
 
 

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from harness import attempt, remote
 from harness.errors import UserError
+from harness.orchestration import attempt
+from harness.store import remote
 from tests.test_cluster import end, matrix, short, told, until
 
 __all__ = ["short"]  # the fixture

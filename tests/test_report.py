@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import files
 from harness.errors import UserError
+from harness.experiment import files
 from harness.report import page, tables
 from harness.report.collect import collect
 from harness.report.names import order

@@ -6,12 +6,16 @@ import json
 import pytest
 import torch
 
-from harness import checkpoint, config, evaluate, scoring, trained
-from harness import train as loop
-from harness import trial as trials
 from harness.disk import cache_folder
 from harness.errors import UserError
-from harness.metrics import record
+from harness.evaluation import evaluate
+from harness.evaluation.evidence import record
+from harness.experiment import spec as config
+from harness.store import checkpoint
+from harness.training import train as loop
+from harness.training import trained
+from harness.trial import run as trials
+from harness.trial import scoring
 from tests import tiny
 
 NAME = "fd_efficientnet_lite0_32px_16_full"

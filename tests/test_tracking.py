@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import journal as journals
-from harness import views
-from harness.journal import Journal
-from harness.sink import Sink, sync
-from harness.tracking import Mirror, default_uri, redact
+from harness.store import journal as journals
+from harness.store.journal import Journal
+from harness.tracking import views
+from harness.tracking.mirror import Mirror, default_uri, redact
+from harness.tracking.sink import Sink, sync
 from tests.fake_trials import entry
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
@@ -219,7 +219,7 @@ def test_secrets_of_a_uri_are_not_repeated():
 
 
 def test_importing_tracking_is_cheap():
-    code = "import sys, harness.tracking, harness.sink; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    code = "import sys, harness.tracking.mirror, harness.tracking.sink; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
@@ -235,7 +235,7 @@ def test_several_processes_may_create_the_database_at_once(tmp_path):
     for n in range(4):
         write(tmp_path, entry(name_=f"t{n}"), range(3), state="interrupted")
     code = (
-        "import sys; from pathlib import Path; from harness.sink import sync; from tests.fake_trials import entry\n"
+        "import sys; from pathlib import Path; from harness.tracking.sink import sync; from tests.fake_trials import entry\n"
         "n = sys.argv[2]; sync(Path(sys.argv[1]), 'e' + n, (entry(name_='t' + n),))"
     )
     root = Path(__file__).parent.parent

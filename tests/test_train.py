@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from harness import config, ranks, upkeep
-from harness import train as loop
-from harness import trial as trials
-from harness.generator import Fakes
+from harness.experiment import spec as config
+from harness.method.generator import Fakes
+from harness.training import ranks
+from harness.training import train as loop
+from harness.trial import run as trials
+from harness.trial import upkeep
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,9 +162,9 @@ def test_linear_decay_ends_at_zero():
 @pytest.mark.slow
 def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     """Gradients, and so all weights, equal those of one process with the same microbatches."""
-    from harness import checkpoint
-    from harness.config import Resources, Run
-    from harness.schema import plain
+    from harness.experiment.schema import plain
+    from harness.experiment.spec import Resources, Run
+    from harness.store import checkpoint
 
     class Control:
         def stop(self):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from backbones import Discriminator, Generator, sn_dcgan, stylegan2
 from harness.errors import UserError
-from harness.generator import Encoder, Fakes, SpatialGenerator
+from harness.experiment.schema import parse
+from harness.method.generator import Encoder, Fakes, SpatialGenerator
 from harness.rng import Streams
-from harness.schema import parse
 from harness.variants import align, flatten, sel
 
 R = 32

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import numpy as np
 
-from harness.datasets import ImageSet, Split, _batches, fingerprint
+from harness.data import cifar_batches as _batches
+from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.errors import UserError, one_line
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.frechet import distance
-from harness.metrics import Comparison, Evidence, Needs, Protocol, Record, Sample, Setting, record
-from harness.metrics._features import Extractor
+from harness.evaluation.evidence import Comparison, Evidence, Needs, Protocol, Record, Sample, Setting, record
+from harness.evaluation.features import Extractor
+from harness.evaluation.frechet import distance
 
 Floats = NDArray[np.floating[Any]]
 

@@ -1,4 +1,4 @@
-"""The disequilibrium indicator DI (Sec. 3.3 of the paper) and what it hides; maths in `harness.scores`.
+"""The disequilibrium indicator DI (Sec. 3.3 of the paper) and what it hides; maths in `harness.evaluation.scores`.
 
 `di` is the paper's estimator. `di_exact` is its expectation without resampling, and
 `di_calibrated` is 0 at equilibrium whatever the scale of D's logits. Names ending in
@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from harness import rng, scores
+from harness import rng
 from harness.errors import UserError
-from harness.metrics import Evidence, Needs, Record, Setting, record
+from harness.evaluation import scores
+from harness.evaluation.evidence import Evidence, Needs, Record, Setting, record
 
 
 @dataclass(frozen=True)

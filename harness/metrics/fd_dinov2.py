@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.features import DINOV2
 from harness.metrics._distances import frechet_records, moment_needs
-from harness.metrics._features import DINOV2
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ resized; a smaller one than the network's 224 is faster and another metric, so i
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.features import EFFICIENTNET_LITE0
 from harness.metrics._distances import frechet_records, moment_needs
-from harness.metrics._features import EFFICIENTNET_LITE0
 
 
 @dataclass(frozen=True)

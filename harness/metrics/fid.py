@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import frechet_records, moment_needs
-from harness.metrics._features import INCEPTION
 
 
 @dataclass(frozen=True)

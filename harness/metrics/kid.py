@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, kernel_records
-from harness.metrics._features import INCEPTION
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import code, lock, remote, trial
+from harness import code
 from harness.errors import UserError
-from harness.matrix import Entry
+from harness.experiment.matrix import Entry
+from harness.store import lock, remote
+from harness.trial import run as trial
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line

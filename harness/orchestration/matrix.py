@@ -7,16 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from harness import disk, plan, remote, trial
-from harness.config import Experiment
-from harness.launch import Tell, launch
-from harness.matrix import Entry, entries
-from harness.orchestration import changed
+from harness import disk
+from harness.experiment.matrix import Entry, entries
+from harness.experiment.spec import Experiment
+from harness.orchestration import changed, plan
+from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
-from harness.sink import Sink
+from harness.store import remote
+from harness.tracking.sink import Sink
+from harness.trial import run as trial
 
 Display = Callable[[dict[str, str]], AbstractContextManager[Tell]]  # {trial id: name} -> who hears of their progress
 

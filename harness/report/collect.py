@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import code, config, files
-from harness.config import Experiment, Table, Trial
+from harness import code
 from harness.errors import UserError
-from harness.matrix import Cell as Place
-from harness.matrix import entries
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import Cell as Place
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
 from harness.report.names import order

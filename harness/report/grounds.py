@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from harness import config
-from harness.config import Trial
+from harness.experiment import spec as config
+from harness.experiment.spec import Trial
 from harness.report import charts, tables
 from harness.report.model import Outcome, Report
 from harness.report.names import order

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.code import Other
-from harness.config import Experiment, Table, Trial
-from harness.matrix import Cell as Place
+from harness.experiment.matrix import Cell as Place
+from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
 from harness.report.statistics import Paired, Summary, Verdict
 

@@ -9,7 +9,7 @@ A variant is one module in this package with
 
 and one or both of
 
-    encoder(sites, resolution, options)  -> harness.generator.Encoder, acts inside G
+    encoder(sites, resolution, options)  -> harness.method.generator.Encoder, acts inside G
     term(options, resolution)            -> GTerm, adds to G's loss
 
 An arm without variants is the baseline.
@@ -19,7 +19,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from harness.generator import Fakes
+from harness.method.generator import Fakes
 
 
 class GTerm(Protocol):

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from harness import attention, heatmaps
 from harness.errors import UserError
-from harness.generator import Fakes
+from harness.method import attention, heatmaps
+from harness.method.generator import Fakes
 from harness.variants import GTerm
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from harness.journal import Journal
-from harness.matrix import Cell
-from harness.mlflow_server import serve, view_link
-from harness.sink import sync
+from harness.experiment.matrix import Cell
+from harness.store.journal import Journal
+from harness.tracking.server import serve, view_link
+from harness.tracking.sink import sync
 from tests.fake_trials import entry
 
 pytestmark = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from harness import plugins
+from harness.experiment.schema import parse
 from harness.rng import Streams, stream
-from harness.schema import parse
 
 SMALL = {
     "sn_dcgan": {"width": 0.125, "z_dim": 16},

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from harness import plugins
-from harness.datasets import ImageSet
+from harness.data.imageset import ImageSet
 from harness.errors import UserError
-from harness.schema import parse
+from harness.experiment.schema import parse
 from tests import cifar_files
 from tests.image_files import pngs, write_zip
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness import config, plugins
-from harness.datasets import ImageSet
-from harness.frechet import Moments
-from harness.metrics import Evidence, Needs, Setting
-from harness.schema import parse
+from harness import plugins
+from harness.data.imageset import ImageSet
+from harness.evaluation.evidence import Evidence, Needs, Setting
+from harness.evaluation.frechet import Moments
+from harness.experiment import spec as config
+from harness.experiment.schema import parse
 
 NAMES = plugins.names("harness.metrics")
 FAKES, REALS, HELDOUT = 1000, 1200, 1100

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness import train as loop
-from harness import trial as trials
+from harness.training import train as loop
+from harness.trial import run as trials
 from tests import tiny
 
 

@@ -86,12 +86,12 @@ def test_an_edited_loss_does_not_answer_with_the_old_table(clone, monkeypatch):
     assert cli.main(["matrix", "tiny.yaml", "--local", "--tracking-uri", "off", *baseline]) == 0
     before = clone.trained()
     clone.edit(
-        "harness/losses.py", "import torch.nn.functional as F\n", "import torch.nn.functional as F\n\nEDIT = 1\n"
+        "harness/method/losses.py", "import torch.nn.functional as F\n", "import torch.nn.functional as F\n\nEDIT = 1\n"
     )
     code, said = clone.matrix(*baseline)
     assert code == 2
     assert said.count("\n") == 1
-    assert all(word in said for word in ("baseline/s0", "harness/losses.py", "--retrain", "--accept-code"))
+    assert all(word in said for word in ("baseline/s0", "harness/method/losses.py", "--retrain", "--accept-code"))
     assert clone.trained() == before
 
 
@@ -171,18 +171,23 @@ def test_an_edited_metric_scores_again_and_trains_nothing(done):
     done.edit("harness/metrics/disequilibrium.py", '"""', '"""Said otherwise. ')
     code, said = done.matrix()
     assert code == 0 and "2 finished before" in said
-    done.edit("harness/scores.py", "import numpy as np\n", "import numpy as np\n\nEDIT = 1\n")
+    done.edit("harness/evaluation/scores.py", "import numpy as np\n", "import numpy as np\n\nEDIT = 1\n")
     code, said = done("status")
-    assert "scored by other code than is here (harness/scores.py)" in said
+    assert "scored by other code than is here (harness/evaluation/scores.py)" in said
     code, said = done.matrix("--accept-code")
     assert code == 0 and "2 finished before" in said and done.results() == results
-    done.edit("harness/scores.py", "EDIT = 1", "EDIT = 2")
+    done.edit("harness/evaluation/scores.py", "EDIT = 1", "EDIT = 2")
     code, said = done.matrix()
     assert code == 0
-    assert "scored again by the code that is here (harness/scores.py)" in said and "0 finished before" in said
+    assert (
+        "scored again by the code that is here (harness/evaluation/scores.py)" in said and "0 finished before" in said
+    )
     after = done.results()
     for arm, result in results.items():
-        assert after[arm]["code"]["scoring"]["harness.scores"] != result["code"]["scoring"]["harness.scores"]
+        assert (
+            after[arm]["code"]["scoring"]["harness.evaluation.scores"]
+            != result["code"]["scoring"]["harness.evaluation.scores"]
+        )
         assert after[arm]["code"]["training"] == result["code"]["training"]
         assert after[arm]["metrics"] == result["metrics"], "the edit moves no number"
     code, said = done.matrix()
@@ -197,7 +202,7 @@ def test_without_its_checkpoint_a_trial_keeps_its_scores(done):
     for path in (done.home / "results" / "trials").rglob("*.safetensors"):
         path.unlink()
     before = done.results()
-    done.edit("harness/scores.py", "import numpy as np\n", "import numpy as np\n\nEDIT = 1\n")
+    done.edit("harness/evaluation/scores.py", "import numpy as np\n", "import numpy as np\n\nEDIT = 1\n")
     code, said = done.matrix()
     assert code == 0
     assert "not scored again, since their last checkpoint is gone" in said
@@ -240,7 +245,7 @@ def test_results_at_a_url_are_put_away_there(clone, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(clone.home / "front"))
     assert clone.matrix(*words)[0] == 0
     clone.edit(
-        "harness/losses.py", "import torch.nn.functional as F\n", "import torch.nn.functional as F\n\nEDIT = 1\n"
+        "harness/method/losses.py", "import torch.nn.functional as F\n", "import torch.nn.functional as F\n\nEDIT = 1\n"
     )
     assert clone.matrix(*words)[0] == 2
     code, said = clone.matrix(*words, "--retrain")

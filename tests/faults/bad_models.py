@@ -20,9 +20,10 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from harness import checkpoint, config
-from harness import trial as trials
-from harness.train import new_state
+from harness.experiment import spec as config
+from harness.store import checkpoint
+from harness.training.train import new_state
+from harness.trial import run as trials
 from tests import network_pickles as pickled
 from tests import tiny
 from tests.faults.bad_files import Write, cut, flipped, holding, zipped

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import heatmaps
-from harness.generator import Fakes, Heatmaps
-from harness.schema import parse
+from harness.experiment.schema import parse
+from harness.method import heatmaps
+from harness.method.generator import Fakes, Heatmaps
 from harness.variants import align, sel
 
 FILE = Path(__file__).with_suffix(".json")

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones import Site, stylegan2
-from harness import attention, heatmaps
-from harness.generator import Fakes, Heatmaps, SpatialGenerator
-from harness.schema import parse
+from harness.experiment.schema import parse
+from harness.method import attention, heatmaps
+from harness.method.generator import Fakes, Heatmaps, SpatialGenerator
 from harness.variants import align, sel
 from tests.golden import own_method
 from tests.golden._golden import FORWARD, GRADIENT, Case, cases, close, close_all, gradients
