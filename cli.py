@@ -190,10 +190,10 @@ def report(args: argparse.Namespace) -> int:
 @verb("show the progress of an experiment's trials", *EXPERIMENT)
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
-    from harness import code, console
+    from harness import console
     from harness.experiment import files
     from harness.experiment.matrix import entries
-    from harness.store import lock
+    from harness.store import code, lock
     from harness.store.folder import read_state
     from harness.trial import run as trial
 

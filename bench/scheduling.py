@@ -3,9 +3,9 @@
     python -m bench.scheduling                       writes bench/scheduling.md
 
 `schedule.drive` starts full.yaml's trials in their launch order on nodes of 8 GPUs. A trial lasts as long as
-harness/orchestration/plan.py says; a shape without a measured or published GPU speed is given `--unmeasured` images per second.
-A trial of n GPUs takes n-th of the time. The bound is max(longest trial, work / GPUs): no schedule can beat it.
-Beside it stands what the best assignment of whole trials would reach, from trying every one.
+harness/orchestration/plan.py says; a shape without a measured or published GPU speed is given `--unmeasured` images
+per second. A trial of n GPUs takes n-th of the time. The bound is max(longest trial, work / GPUs): no schedule can
+beat it. Beside it stands what the best assignment of whole trials would reach, from trying every one.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python -m bench.throughput --experiments full --steps 16    paper256: on a GPU
     python -m bench.throughput --clock cpu                      CPU seconds: for a machine that others use too
 
-Every shape (see harness/orchestration/plan.py) is trained for `--steps` steps after two to warm up, on drawn images of its size.
-A figure replaces the one of the same shape and device; the others stay.
+Every shape (see harness/orchestration/plan.py) is trained for `--steps` steps after two to warm up, on drawn images
+of its size. A figure replaces the one of the same shape and device; the others stay.
 """
 
 import argparse

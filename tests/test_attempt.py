@@ -41,7 +41,7 @@ def test_the_type_decides_the_end(tmp_path, error, word):
 
 def test_ends_are_told_without_torch():
     code = (
-        "import sys; from harness import attempt\n"
+        "import sys; from harness.orchestration import attempt\n"
         "class OutOfMemoryError(Exception): pass\n"
         "assert attempt.out_of_memory(MemoryError()) and not attempt.out_of_memory(OutOfMemoryError('x'))\n"
         "assert 'torch' not in sys.modules"

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from harness import code
 from harness.errors import UserError
+from harness.store import code
 from harness.trial import run as trial
 from tests import tiny
 
@@ -147,7 +147,7 @@ def test_modules_outside_the_project_are_followed_and_installed_ones_are_not(tmp
     (tmp_path / "mine" / "__init__.py").write_text("raise RuntimeError('run')\n")
     (tmp_path / "mine" / "maths.py").write_text("from . import deeper\nimport numpy\n")
     (tmp_path / "mine" / "deeper.py").write_text("import json\nfrom harness import errors, rng\n")
-    script = "from harness import code; print(*code._reached(['mine.maths'], code.TRAINING))"
+    script = "from harness.store import code; print(*code._reached(['mine.maths'], code.TRAINING))"
     words = [sys.executable, "-c", script]
     env = {"PYTHONPATH": f"{code.ROOT}:{tmp_path}", "PATH": ""}
     out = subprocess.run(words, env=env, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
@@ -161,7 +161,7 @@ def test_the_record_lies_in_the_folder_with_every_copy(tmp_path):
     assert told == {k: v for k, v in code.read(tmp_path).items() if k != "accepted"}
     kept = code.copies(tmp_path)
     assert {*told["training"].values(), *told["scoring"].values()} == kept.keys()
-    assert kept[told["training"]["harness.method.losses"]] == (code.ROOT / "harness" / "losses.py").read_bytes()
+    assert kept[told["training"]["harness.method.losses"]] == (code.ROOT / "harness" / "method" / "losses.py").read_bytes()
     (tmp_path / "code.zip").unlink()
     code.note(tmp_path, t, resumed=False)
     assert (tmp_path / "code.zip").read_bytes() == first, "content alone decides"

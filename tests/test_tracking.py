@@ -219,7 +219,10 @@ def test_secrets_of_a_uri_are_not_repeated():
 
 
 def test_importing_tracking_is_cheap():
-    code = "import sys, harness.tracking.mirror, harness.tracking.sink; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    code = (
+        "import sys, harness.tracking.mirror, harness.tracking.sink\n"
+        "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
@@ -235,7 +238,8 @@ def test_several_processes_may_create_the_database_at_once(tmp_path):
     for n in range(4):
         write(tmp_path, entry(name_=f"t{n}"), range(3), state="interrupted")
     code = (
-        "import sys; from pathlib import Path; from harness.tracking.sink import sync; from tests.fake_trials import entry\n"
+        "import sys; from pathlib import Path; from harness.tracking.sink import sync\n"
+        "from tests.fake_trials import entry\n"
         "n = sys.argv[2]; sync(Path(sys.argv[1]), 'e' + n, (entry(name_='t' + n),))"
     )
     root = Path(__file__).parent.parent

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import code
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
-from harness.store import lock, remote
+from harness.store import code, lock, remote
 from harness.trial import run as trial
 
 Choice = Literal["ask", "accept", "retrain"]

@@ -1,13 +1,13 @@
-"""Results as tables with intervals and verdicts, and as a page. It reads result.json files and nothing else.
+"""From results to tables and a page.
 
-model.py       what a report is made of: trials, cells, tables
-collect.py     from result.json files to that
-names.py       what metrics are called and in which order they stand
-statistics.py  intervals, paired differences, verdicts
-tables.py      a report as text: console, Markdown, CSV, LaTeX, MLflow's note
-charts.py      line, interval and point charts as SVG
-page.py        report.html: its tables and fine print
-grounds.py     report.html: curves, samples, pictures, cost
-style.py       report.html: how it looks
-write.py       all of these into files
+model.py       what a report is
+collect.py     result.json files into one
+names.py       what a person calls things, and their order
+statistics.py  intervals, paired tests, verdicts
+tables.py      as text: console, Markdown, CSV, LaTeX
+charts.py      its drawings
+page.py        report.html
+grounds.py     its section on what stands behind the figures
+style.py       its style sheet
+write.py       all of it into files
 """

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import code
 from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment import spec as config
@@ -22,6 +21,7 @@ from harness.report import statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
 from harness.report.names import order
 from harness.report.statistics import Summary
+from harness.store import code
 
 PAPER_FAKES = 50_000  # against all reals
 PAPER_DRAWS = (64, 200)  # images of either kind a draw, draws

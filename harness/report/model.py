@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.code import Other
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
 from harness.report.statistics import Paired, Summary, Verdict
+from harness.store.code import Other
 
 SNAPSHOTS = 5  # K: the last snapshots whose mean and sd stand beside a final value
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import code, plugins
+from harness import plugins
 from harness.data.imageset import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
@@ -27,7 +27,7 @@ from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
 from harness.pictures import gallery
 from harness.rng import Streams, derive
-from harness.store import checkpoint
+from harness.store import checkpoint, code
 from harness.store.folder import fence
 from harness.store.journal import Journal, holds, read, series
 from harness.training.ranks import device_index, same, team

@@ -1,4 +1,4 @@
-"""`python -m tests.digests.known`: add the digests of the files at hand to harness/known_code.json.
+"""`python -m tests.digests.known`: add the digests of the files at hand to harness/store/known_code.json.
 
 A file whose change moves no number under its EPOCH is the same code as before for everybody's results; one that does
 raises the EPOCH, which forgets what was before it. So this belongs behind the digests of trained arms, when they hold.
@@ -6,7 +6,7 @@ raises the EPOCH, which forgets what was before it. So this belongs behind the d
 
 import json
 
-from harness import code
+from harness.store import code
 
 
 def record() -> list[str]:

@@ -26,21 +26,12 @@ from harness.errors import UserError
 from harness.experiment.spec import Trial
 
 OWN = ("harness", "backbones")
-LOOP, PASS = (
-    "harness.training.train",
-    "harness.evaluation.evaluate",
-)  # whose EPOCH stands for files that have none of their own
+LOOP, PASS = "harness.training.train", "harness.evaluation.evaluate"
 TRAIN_ROOTS = (LOOP, "harness.trial.run")
 SCORE_ROOTS = (PASS, "harness.trial.scoring")
 SHELVES = ("backbones", "harness.variants", "harness.datasets", "harness.metrics")
-TRAINING = (
-    *TRAIN_ROOTS, "harness.training", "harness.method", "harness.data", "harness.rng",
-    "harness.method.losses", "harness.method.generator", "harness.method.heatmaps", "harness.method.attention", "harness.training.ranks", *SHELVES[:3],
-)  # fmt: skip
-SCORING = (
-    *SCORE_ROOTS, "harness.evaluation",
-    "harness.evaluation.fakes", "harness.evaluation.shares", "harness.evaluation.scores", "harness.evaluation.frechet", "harness.metrics",
-)  # fmt: skip
+TRAINING = (*TRAIN_ROOTS, "harness.training", "harness.method", "harness.data", "harness.rng", *SHELVES[:3])
+SCORING = (*SCORE_ROOTS, "harness.evaluation", "harness.metrics")
 KNOWN = Path(__file__).with_name("known_code.json")
 RECORD, COPIES = "code.json", "code.zip"  # in a trial's folder
 
