@@ -1,5 +1,7 @@
 """Many trials: which there are to run, where, when, and what becomes of each.
 
+matrix.py    one experiment from start to report
+changed.py   trials that other code made: refused, accepted, trained or scored again
 launch.py    trials onto processes: this one, a Ray of our own, a cluster
 schedule.py  which trial starts when, and what becomes of one that ends badly; pure
 attempt.py   one attempt at a trial, and its end; around it the scratch folder of a URL
