@@ -277,7 +277,7 @@ def test_the_example_computes_what_it_says():
     here, there = np.zeros((3, 2), np.float32), np.full((5, 2), (3, 4), np.float32)
     assert metric.energy_distance(here, there) == pytest.approx(10), "2 |x - y| of two points"
     assert metric.energy_distance(here, np.zeros((4, 2), np.float32)) == 0
-    x, y = np.float32([[0], [2]]), np.float32([[0], [1], [2]])
+    x, y = np.array([[0], [2]], np.float32), np.array([[0], [1], [2]], np.float32)
     assert metric.energy_distance(x, y) == pytest.approx(2 * 1 - 2 - 4 / 3)
     variant: Any = plugins.find("harness.variants", "smooth")
     assert variant.total_variation(torch.tensor([[[[0.0, 1], [0, 1]]]])) == 1

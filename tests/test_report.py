@@ -14,7 +14,6 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.report import page, tables
 from harness.report.collect import collect
-from harness.report.names import order
 from harness.report.write import write
 from tests import fake_results as fake
 from tests.fake_results import finish, live, score
@@ -117,21 +116,6 @@ def test_result_of_another_eval_is_not_used(tmp_path):
     t = only_table(tmp_path, other)
     assert t.metrics == ()
     assert t.outcomes["cifar10_unconditional", "baseline"][0].state == "scored otherwise"
-
-
-def test_headline_order():
-    names = [
-        "score_auc",
-        "di_calibrated",
-        "kid50k_full",
-        "di",
-        "fd_efficientnet_lite0_5k_full",
-        "fid10k_full",
-        "fid50k_full",
-    ]
-    assert order(names)[0][:2] == ["fid50k_full", "di"]
-    assert order(["di", "fd_efficientnet_lite0_5k_full"]) == (["fd_efficientnet_lite0_5k_full", "di"], 2)
-    assert order(["kid50k_full"]) == (["kid50k_full"], 0)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def planted(monkeypatch, tmp_path):
         state.nimg = nimg
         with torch.no_grad():
             next(d.parameters()).fill_(nimg)
-        assert watch.measure(state, lambda done, total: None) == {NAME: value}
+        assert watch.measure(state, lambda done, total: None) == {NAME: record(value, "lower", {})}
 
     def watch(resumed=None):
         return scoring.Watch(trial, data, tmp_path, resumed)

@@ -14,6 +14,7 @@ A metric is one module in this package with
     Options                                 frozen dataclass, typed fields
     needs(options, setting) -> Needs        what the one pass must gather; UserError if the data can't give it
     compute(evidence, options, setting) -> {name: record}       pure
+    heading(name, protocol) -> Heading | None       optional: how a table presents such a record of its own
 
 (types in `harness.evaluation.evidence`). Files beginning with "_" are what metrics share.
 """

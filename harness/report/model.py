@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
+from harness.report.names import Name
 from harness.report.statistics import Paired, Summary, Verdict
 
 SNAPSHOTS = 5  # K: the last snapshots whose mean and sd stand beside a final value
@@ -22,6 +23,7 @@ class Score(NamedTuple):
     se: float | None
     better: str  # "lower", "higher" or "zero"
     protocol: Mapping[str, Any]  # but for the seed, in which the trials of a cell are meant to differ
+    name: Name
     kind: str  # the protocol and the facts of its trial, as text: what must agree where values are averaged
 
 
@@ -116,9 +118,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MetricTable:
-    """One metric over all cells of a table. `apart`: why the paper's figures do not stand beside it."""
+    """One metric over all cells of a table: its `name` in result.json, its `label` for a person. `apart`: why the
+    paper's figures do not stand beside it."""
 
     name: str
+    label: str
     better: str
     headline: bool
     cells: Mapping[tuple[str, str], Cell]
@@ -128,7 +132,7 @@ class MetricTable:
 
 @dataclass(frozen=True)
 class TableReport:
-    """A table of the experiment with all its metrics, the headline ones (FID or FD, then DI) first."""
+    """A table of the experiment with all its metrics, the headline ones (a distance, then DI) first."""
 
     table: Table
     baseline: str
