@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from harness.config import Experiment
     from harness.report import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
@@ -46,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--code", choices=("ship", "shared"), default="ship", help="with --ray-address: ship code, or not")
     p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results); off: none")
     p.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    p.add_argument(
+        "--accept-old", action="store_true", help="take results of older code, or of unknown images, as they are"
+    )
     p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
     p = verb("plan", "print the unique trials, what they cost and when they would end; run nothing")
     p.add_argument(
@@ -101,20 +105,21 @@ def matrix(args: argparse.Namespace) -> int:
     from harness import console, files, finished, remote
 
     key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
-    if remote.URL not in os.environ and (said := finished.recall(args.results, key)):
+    if not args.accept_old and remote.URL not in os.environ and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
     with _loading():
-        from harness import checkpoint, report, tables, trial
+        from harness import checkpoint, recognise, report, tables, trial
         from harness import plan as plans
         from harness.launch import launch
         from harness.matrix import Entry, entries
         from harness.sink import Sink
 
     _use_inception_weights(args)
-    experiment = files.load(args.experiment, args.set)
-    todo = entries(experiment, partial(plans.seconds, records=plans.measured()))
     results = args.results.absolute()
+    found = recognise.recognise(files.load(args.experiment, args.set), results, args.accept_old)
+    experiment = found.experiment
+    todo = entries(experiment, partial(plans.seconds, records=plans.measured()))
 
     def ended(entry: Entry) -> str | None:
         result = trial.finished(results / "trials" / entry.id, entry.trial)
@@ -125,7 +130,10 @@ def matrix(args: argparse.Namespace) -> int:
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
     checkpoint.check_writable(results / experiment.name)
     remote.check_writable()
+    recognise.settle(results, found)
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
+    for line in found.notes:
+        console.say(line)
     sink = None
     if args.tracking_uri != "off":
         sink = Sink(
@@ -151,20 +159,20 @@ def matrix(args: argparse.Namespace) -> int:
         books = (results / experiment.name).glob("tracking-*.json")
         depends = [*(results / "trials" / e.id / "result.json" for e in todo), *map(Path, said["written"]), *books]
         said["first"] = f"{experiment.name}: {len(todo)} trials, {len(todo)} finished before"
-        finished.keep(results / experiment.name, key, said, depends)
+        finished.keep(results / experiment.name, key, said, depends, recognise.paths(experiment))
     return 0
 
 
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
-    from harness import console, files, trial
+    from harness import console, trial
     from harness import plan as plans
     from harness.errors import UserError
     from harness.matrix import entries
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
-    experiment = files.load(args.experiment, args.set)
+    experiment, absent = _recognised(args)
     every = entries(experiment, partial(plans.seconds, records=plans.measured()))
     states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
     todo = [e for e, state in zip(every, states, strict=True) if state is None]
@@ -177,7 +185,7 @@ def plan(args: argparse.Namespace) -> int:
             (
                 e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
                 f"{e.trial.train.total_kimg:g}", *("" if s is None else console.duration(s) for s in seconds),
-                state["status"] if state else "to do",
+                state["status"] if state else "data not here" if e.id in absent else "to do",
             )
         )  # fmt: skip
     console.show_table(
@@ -191,20 +199,19 @@ def plan(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
-    from harness import files
     from harness import report as reports
 
-    _show_report(args, reports.collect(files.load(args.experiment, args.set), args.results.absolute()))
+    _show_report(args, reports.collect(_recognised(args)[0], args.results.absolute()))
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
-    from harness import console, files, lock, trial
+    from harness import console, lock, trial
     from harness.attempt import read_state
     from harness.matrix import entries
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     driver = lock.driver(args.results / experiment.name)
     rows = []
     for e in entries(experiment):
@@ -232,12 +239,12 @@ def stop(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, files, tables
+    from harness import console, tables
     from harness import report as reports
     from harness.matrix import entries
     from harness.sink import sync as send
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     rep = reports.collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
@@ -283,9 +290,9 @@ def attention(args: argparse.Namespace) -> int:
     """Probe every finished trial, print one table, and write it with its figures."""
     import torch
 
-    from harness import attention_report, console, files
+    from harness import attention_report, console
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
         device="cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu",
@@ -370,6 +377,17 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
     """Trials run in processes of their own, which inherit the environment."""
     if args.inception_weights:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]":
+    """The experiment with its trials as results know them, and the ids of those whose images are not here; says what
+    is to be said of that."""
+    from harness import console, files, recognise
+
+    found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
+    for line in found.notes:
+        console.say(line)
+    return found.experiment, found.absent
 
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:

@@ -67,7 +67,7 @@ def sources(path: str | Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        included = _read_yaml(path).get("include")
+        included = read_yaml(path).get("include")
         names = [n for n in included if isinstance(n, str)] if isinstance(included, list | dict) else []
         inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
         todo += [_locate(path.parent / name) for name in inside]
@@ -154,7 +154,8 @@ def _locate(path: Path) -> Path:
     raise UserError(f"{path}: no such experiment file{plugins.hint(path.stem, known)}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError where there is none."""
     try:
         if (size := path.stat().st_size) > MAX_SIZE:
             raise UserError(f"{path}: {size} bytes: must be at most {MAX_SIZE}; give an experiment file")
@@ -189,7 +190,7 @@ def _read(
     path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
 ) -> tuple[_File, dict[str, Any]]:
     """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
-    raw = merge(_read_yaml(path), over or {}, str(path))
+    raw = merge(read_yaml(path), over or {}, str(path))
     known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
     for key, value in sets:
         head, _, rest = key.partition(".")
@@ -220,7 +221,7 @@ def preset(name: str, place: str) -> dict[str, Any]:
     known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
     if name not in known:
         raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
-    return _read_yaml(SHIPPED / "presets" / f"{name}.yaml")
+    return read_yaml(SHIPPED / "presets" / f"{name}.yaml")
 
 
 def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:

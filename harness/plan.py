@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from harness import config
+from harness import config, ids
 from harness.checkpoint import KEEP
-from harness.config import Experiment, Train, Trial
+from harness.config import Experiment, Plugin, Train, Trial
 from harness.errors import UserError
 from harness.matrix import Entry
 from harness.schema import plain
@@ -60,10 +60,7 @@ def shape(trial: Trial) -> dict[str, Any]:
         **{f"backbone.{k}": v for k, v in plain(trial.backbone.options).items()},
         "resolution": resolution(trial),
         "conditional": trial.conditional,
-        "variants": [
-            v.name if getattr(v.options, "profile", "paper") == "paper" else f"{v.name} ({v.options.profile})"
-            for v in trial.variants
-        ],
+        "variants": [_variant(v) for v in trial.variants],
         "batch_size": t.batch_size,
         "microbatch": t.microbatch,
         "d_steps": t.d_steps,
@@ -72,6 +69,15 @@ def shape(trial: Trial) -> dict[str, Any]:
         "precision": t.precision,
         "tf32": t.tf32,
     }
+
+
+def _variant(variant: Plugin) -> str:
+    """A variant's name with its profile and whatever is not as that profile has it: `sel (release, hidden 8)`."""
+    profile = getattr(variant.options, "profile", "paper")
+    usual = config.plugin("harness.variants", {"name": variant.name, "profile": profile}, "variant")
+    changed = [f"{k} {json.dumps(v)}" for k, v in ids.differing(variant.options, usual.options).items()]
+    said = ", ".join([*([profile] if profile != "paper" else []), *changed])
+    return f"{variant.name} ({said})" if said else variant.name
 
 
 def resolution(trial: Trial) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import config, files, statistics
+from harness import files, ids, statistics
 from harness.checkpoint import write_atomic
 from harness.config import Experiment, Table, Trial
 from harness.errors import UserError
@@ -194,7 +194,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
     if not result:
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, ())
     state = str(result.get("status"))
-    if result.get("config", {}).get("eval") != config.scoring_to_plain(trial.eval):
+    if not ids.scored_as(result, trial.eval):
         state = "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():

@@ -20,6 +20,8 @@ from harness.ranks import agree, interleaved, summed
 from harness.rng import Streams, stream
 from harness.variants import GTerm
 
+EPOCH = 1  # raised when the same trial trains to other numbers than before
+
 
 class Stats:
     """Per-step values since the last report: {name: equal-shaped tensors}, left on the device so

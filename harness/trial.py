@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import checkpoint, config, evaluate, files, gallery, plugins, scoring
+from harness import checkpoint, config, evaluate, files, gallery, ids, plugins, scoring
 from harness.attempt import fence
 from harness.config import Run, Trial
 from harness.datasets import ImageSet
@@ -52,7 +53,7 @@ def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if result.get("config", {}).get("eval") == config.scoring_to_plain(trial.eval) else None
+    return result if ids.scored_as(result, trial.eval) else None
 
 
 def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
@@ -61,7 +62,7 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = config.parse_trial(raw, "trial")
+    trial = with_data(config.parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
@@ -115,6 +116,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     env = environment(device)
     checkpoint.write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
     checkpoint.write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    identity = ids.of_trial(trial)
+    checkpoint.write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
     g, d, terms = build(trial, data, device)
@@ -161,7 +164,9 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "nimg": state.nimg,
         "config": config.to_plain(trial),
         "env": env,
-        "dataset": {"fingerprint": data.fingerprint, **data.about},
+        "identity": identity,
+        "scoring": ids.of_scoring(trial.eval),
+        "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
         "series": series(folder / "events.jsonl") if journal.commit() else {},
@@ -229,6 +234,17 @@ def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
     module = plugins.find("harness.datasets", trial.dataset.name)
     options = trial.dataset.options
     return module.load(options), module.load(options, split="test") if module.has_test(options) else None
+
+
+def with_data(trial: Trial) -> Trial:
+    """The trial with the identity of the images that are here now. UserError where it was made for others."""
+    here = ids.data_of(trial.dataset)
+    if trial.data not in ("", here) and not trial.data.startswith(ids.ABSENT):
+        raise UserError(
+            f"dataset: {trial.dataset.name}: other images here ({here}) than the trial is meant for ({trial.data}); "
+            "they changed since the matrix began, or this machine has others: give the same command again"
+        )
+    return replace(trial, data=here or "")
 
 
 def preflight(trials: Iterable[Trial], place: str) -> None:

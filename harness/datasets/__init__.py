@@ -4,7 +4,10 @@ A dataset is one module in this package with
 
     Options                                  frozen dataclass, typed fields
     has_test(options) -> bool                whether split "test" exists; opens no file
+    identity(options) -> str | None          what its files hold, by content; None where they are not here. Downloads
+                                             nothing
     load(options, split="train") -> ImageSet UserError on anything bad
+    EPOCH                                    raised when the same files and options give other images than before
 
 Files beginning with "_" are shared parts, not datasets.
 """

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image
 
-from harness.datasets import ImageSet, Split, _cache, fingerprint
+from harness.datasets import ImageSet, Split, _cache, _identity, fingerprint
 from harness.datasets._files import ImageFiles, open_files
 from harness.datasets._images import Filter, decode, require_square, resize
 from harness.errors import UserError
 from harness.rng import derive
+
+EPOCH = 1
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Decoded sets up to this size are held in memory; larger ones are mapped from the cache folder."""
@@ -32,6 +34,11 @@ class Options:
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None
     holdout: Annotated[int, ">= 0"] = 0  # images kept out of training: the test split
+
+
+def identity(options: Options) -> str | None:
+    """Of the names and contents of images and labels in the ZIP or folder; None where it is not here."""
+    return _identity.of(options.path)
 
 
 def has_test(options: Options) -> bool:

@@ -10,6 +10,8 @@ from harness.frechet import distance
 from harness.metrics import Comparison, Evidence, Needs, Protocol, Record, Sample, Setting, record
 from harness.metrics._features import Extractor
 
+EPOCH = 1
+
 Floats = NDArray[np.floating[Any]]
 
 

@@ -14,6 +14,8 @@ from harness import rng, scores
 from harness.errors import UserError
 from harness.metrics import Evidence, Needs, Record, Setting, record
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

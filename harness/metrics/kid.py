@@ -7,6 +7,8 @@ from harness.metrics import Evidence, Needs, Protocol, Record, Setting
 from harness.metrics._distances import feature_needs, kernel_records
 from harness.metrics._features import INCEPTION
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

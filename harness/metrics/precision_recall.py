@@ -15,6 +15,8 @@ from harness.metrics import Evidence, Needs, Protocol, Record, Setting, record
 from harness.metrics._distances import feature_needs, pairs, protocol_of
 from harness.metrics._features import INCEPTION
 
+EPOCH = 1
+
 _ROWS = 1024  # distances are made in stripes of this many rows, never as a whole matrix
 
 

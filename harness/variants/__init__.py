@@ -5,6 +5,7 @@ A variant is one module in this package with
     Options                              frozen dataclass, typed fields
     PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
 
 and one or both of

@@ -15,6 +15,8 @@ from harness.errors import UserError
 from harness.generator import Fakes
 from harness.variants import GTerm
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

@@ -1,0 +1,258 @@
+"""Which folder of results holds which trial: by what its images are, and by what it records of itself.
+
+A folder is named by the id it was made under. Its identity.json says what that id is the digest of; a folder of the
+previous format has none, and is known by its config.yaml and the recorded fingerprint of its pixels. Where the images
+are not here, what results recorded of them is taken, and said.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import checkpoint, files, ids, plugins
+from harness.config import Experiment, Plugin, Trial, parse_trial
+from harness.datasets import _identity
+from harness.errors import UserError
+
+NOTE = "data.json"  # in results/<experiment>/: {dataset as written: identity of its images}
+PIXELS = "pixels:"  # how the data of a folder begins that knows of its images only their fingerprint
+
+
+class Found(NamedTuple):
+    """An experiment whose trials know their images and the ids that results have for them."""
+
+    experiment: Experiment
+    notes: tuple[str, ...]  # a line for whatever is not simply so
+    absent: frozenset[str]  # ids of the trials whose images are not here
+    data: Mapping[str, str]  # for data.json
+    taken: Mapping[
+        str, dict[str, Any]
+    ]  # folders known by something else than their own identity.json: what it shall be
+
+
+class _Folder(NamedTuple):
+    name: str
+    options: str
+    epochs: Mapping[str, int]
+    data: str
+    ended: bool
+
+
+@dataclass
+class _Images:
+    """A dataset of the experiment: its identity if its images are here, else None."""
+
+    dataset: Plugin
+    here: str | None
+    identity: str = ""
+    assumed: bool = False  # that results of the previous format saw these, which their pixels would tell
+    settings: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """How its place is called in a message."""
+        return str(getattr(self.dataset.options, "path", self.dataset.name))
+
+    @cached_property
+    def pixels(self) -> str | None:
+        """`pixels:` and the fingerprint of the training images, loaded once a content; None where they are not here."""
+        if self.here is None or not Path(self.path).exists():
+            return None
+        key = ids.digest({"data": self.here, "dataset": ids.dataset_options(self.dataset)})
+        module = plugins.find("harness.datasets", self.dataset.name)
+        return PIXELS + _identity.remembered(
+            (f"pixels-{key}", 0.0), lambda: str(module.load(self.dataset.options).fingerprint)
+        )
+
+
+def recognise(experiment: Experiment, results: Path, accept_old: bool = False) -> Found:
+    """Find what `results` hold of `experiment`. `accept_old`: also what an EPOCH touched since, and what can't tell
+    which images it was trained on."""
+    return _Search(experiment, results, accept_old).found()
+
+
+def settle(results: Path, found: Found) -> None:
+    """Note what was found, so that it is known without looking, and without the images."""
+    folder = results / found.experiment.name
+    if found.data != _read(folder / NOTE):
+        checkpoint.write_atomic(folder / NOTE, json.dumps(found.data, indent=1).encode())
+    for name, identity in found.taken.items():
+        checkpoint.write_atomic(results / "trials" / name / ids.FILE, json.dumps(identity, indent=1).encode())
+
+
+class _Search:
+    def __init__(self, experiment: Experiment, results: Path, accept_old: bool) -> None:
+        self.experiment, self.trials, self.accept_old = experiment, results / "trials", accept_old
+        self.noted: dict[str, str] = _read(results / experiment.name / NOTE)
+        self.images: dict[str, _Images] = {}
+        self.taken: dict[str, dict[str, Any]] = {}
+        self.odd: dict[str, dict[str, list[str]]] = {}  # kind of oddity -> setting -> folders
+        self.claimed: set[str] = set()
+
+    def found(self) -> Found:
+        wanted = self._wanted()
+        for key, images in self.images.items():
+            images.identity = images.here or self.noted.get(key) or ""
+        self._from_folders(wanted)
+        for key, images in self.images.items():
+            images.identity = images.identity or ids.ABSENT + key
+        known = {text: replace(t, data=self.images[_key(t.dataset)].identity) for text, (t, _) in wanted.items()}
+        self.claimed = {t.id for t in known.values() if (self.trials / t.id).is_dir()}
+        for text, trial in known.items():
+            if trial.id not in self.claimed and not trial.data.startswith(ids.ABSENT):
+                known[text] = self._match(trial, wanted[text][1])
+        tables = tuple(
+            replace(t, cells={place: tuple(known[repr(x)] for x in cell) for place, cell in t.cells.items()})
+            for t in self.experiment.tables
+        )
+        absent = frozenset(t.id for t in known.values() if self.images[_key(t.dataset)].here is None)
+        data = {key: i.identity for key, i in self.images.items() if not i.identity.startswith(ids.ABSENT)}
+        return Found(
+            replace(self.experiment, tables=tables), tuple(self._notes()), absent, {**self.noted, **data}, self.taken
+        )
+
+    def _wanted(self) -> dict[str, tuple[Trial, str]]:
+        """The unique trials as the experiment has them, by their texts, with a setting each serves; fills `images`."""
+        wanted: dict[str, tuple[Trial, str]] = {}
+        for table in self.experiment.tables:
+            for (setting, _), cell in table.cells.items():
+                for trial in cell:
+                    wanted.setdefault(repr(trial), (trial, setting))
+                    key = _key(trial.dataset)
+                    if key not in self.images:
+                        self.images[key] = _Images(trial.dataset, _here(trial.dataset))
+                    self.images[key].settings[setting] = None
+        return wanted
+
+    @cached_property
+    def folders(self) -> dict[str, list[_Folder]]:
+        """What lies in results, by options."""
+        out: dict[str, list[_Folder]] = {}
+        for folder in _folders(self.trials):
+            out.setdefault(folder.options, []).append(folder)
+        return out
+
+    def _from_folders(self, wanted: Mapping[str, tuple[Trial, str]]) -> None:
+        """Of images that are neither here nor noted: the identity that all folders of their trials agree on."""
+        unknown = {key for key, images in self.images.items() if not images.identity}
+        agreed: dict[str, set[str]] = {key: set() for key in unknown}
+        for trial, _ in wanted.values() if unknown else ():
+            key = _key(trial.dataset)
+            if key in unknown:
+                agreed[key] |= {f.data for f in self.folders.get(_options(trial), []) if f.data}
+        for key, found in agreed.items():
+            if len(found) == 1 and not any(found & other for k, other in agreed.items() if k != key):
+                self.images[key].identity = found.pop()
+
+    def _match(self, trial: Trial, setting: str) -> Trial:
+        """The trial under the name of the folder that holds it, if one does."""
+        identity = ids.of_trial(trial)
+        images, former = self.images[_key(trial.dataset)], self.noted.get(_key(trial.dataset))
+        candidates = [f for f in self.folders.get(_options(trial), []) if f.name not in self.claimed]
+        for folder in sorted(candidates, key=lambda f: not f.ended):
+            kind = _compare(folder, trial, identity["epochs"], images.pixels)
+            if kind == "same" or self.accept_old and kind in ("epoch", "unknown"):
+                self.claimed.add(folder.name)
+                images.assumed |= folder.data.startswith(PIXELS) and images.pixels is None
+                if kind != "same" or folder.data != trial.data:
+                    self.taken[folder.name] = identity
+                return replace(trial, known_as=folder.name)
+            if kind == "other" and folder.data != former and not folder.data.startswith(PIXELS):
+                continue  # of another setting or experiment; nothing says that this one's images were others
+            if folder.ended or kind != "other":
+                self.odd.setdefault(kind, {}).setdefault(setting, []).append(folder.name)
+        return trial
+
+    def _notes(self) -> Iterator[str]:
+        for images in self.images.values():
+            if images.here is None or images.assumed:
+                known = images.identity and not images.identity.startswith(ids.ABSENT)
+                said = "taken for those that results recorded" if known else "and no result says which they were"
+                yield f"images of setting {', '.join(images.settings)} are not here ({images.path}): {said}"
+        for kind, by_setting in self.odd.items():
+            for setting, names in by_setting.items():
+                names = [n for n in dict.fromkeys(names) if n not in self.claimed]
+                if names:
+                    yield _odd(kind, setting, names)
+
+
+def _odd(kind: str, setting: str, names: list[str]) -> str:
+    count, kept = f"{len(names)} trial{'s' * (len(names) != 1)} of setting {setting}", f"trials/{', '.join(names)}"
+    if kind == "other":
+        return (
+            f"data changed since: {count} trained on other images (kept in {kept}), so trained anew; "
+            "to keep the old figures restore the images"
+        )
+    why = "can't tell which images they saw" if kind == "unknown" else "trained by code whose numbers are others now"
+    return f"{count} {why} ({kept}), so trained anew; to take them as they are: matrix --accept-old"
+
+
+def _compare(folder: _Folder, trial: Trial, epochs: Mapping[str, int], pixels: str | None) -> str:
+    """How a folder of the trial's options stands to it: same, epoch, unknown or other."""
+    if not folder.data:
+        return "unknown"
+    if folder.data == trial.data or folder.data.startswith(PIXELS) and pixels in (None, folder.data):
+        return "same" if folder.epochs == epochs else "epoch"
+    return "other"
+
+
+def _here(dataset: Plugin) -> str | None:
+    try:
+        return ids.data_of(dataset)
+    except UserError:  # unreadable: whoever needs the images hears of it from `load`
+        return None
+
+
+def _key(dataset: Plugin) -> str:
+    """A dataset as the experiment writes it, its path too."""
+    return json.dumps({"name": dataset.name, **ids.differing(dataset.options)}, sort_keys=True)
+
+
+def _options(trial: Trial) -> str:
+    return json.dumps(ids.of_trial(trial)["options"], sort_keys=True)
+
+
+def _folders(trials: Path) -> Iterator[_Folder]:
+    """Every trial's folder that says what it is."""
+    for path in sorted(trials.glob("*/")):
+        result, identity = _read(path / "result.json"), _read(path / ids.FILE)
+        if identity.keys() >= {"options", "epochs", "data"}:
+            options = json.dumps(identity["options"], sort_keys=True)
+            yield _Folder(path.name, options, identity["epochs"], identity["data"], bool(result))
+        elif (trial := _previous(path, result)) is not None:
+            yield _Folder(path.name, _options(trial), {}, trial.data, bool(result))
+
+
+def _previous(path: Path, result: Mapping[str, Any]) -> Trial | None:
+    """The trial in a folder of the previous format, with what is known of its images; None where it says nothing that
+    is still understood."""
+    try:
+        raw = result.get("config") or files.read_yaml(path / "config.yaml")
+        trial = parse_trial(raw, str(path))
+    except UserError:
+        return None
+    if not any(isinstance(value, Path) for value in vars(trial.dataset.options).values()):
+        return replace(trial, data=ids.data_of(trial.dataset) or "")  # its options decide every image
+    fingerprint = result.get("dataset", {}).get("fingerprint") or checkpoint.meta(path / "checkpoints").get(
+        "fingerprint"
+    )
+    return replace(trial, data=f"{PIXELS}{fingerprint}" if fingerprint else "")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def paths(experiment: Experiment) -> list[Path]:
+    """Where the experiment's images lie."""
+    options = {
+        _key(t.dataset): t.dataset.options for table in experiment.tables for c in table.cells.values() for t in c
+    }
+    return [value for o in options.values() for value in vars(o).values() if isinstance(value, Path)]
