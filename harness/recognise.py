@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import checkpoint, files, ids, plugins
+from harness import checkpoint, files, ids, plugins, remote
 from harness.config import Experiment, Plugin, Trial, parse_trial
 from harness.datasets import _identity
 from harness.errors import UserError
@@ -80,7 +80,9 @@ def settle(results: Path, found: Found) -> None:
     if found.data != _read(folder / NOTE):
         checkpoint.write_atomic(folder / NOTE, json.dumps(found.data, indent=1).encode())
     for name, identity in found.taken.items():
-        checkpoint.write_atomic(results / "trials" / name / ids.FILE, json.dumps(identity, indent=1).encode())
+        path = results / "trials" / name / ids.FILE
+        checkpoint.write_atomic(path, json.dumps(identity, indent=1).encode())
+        remote.publish(path, f"trials/{name}/{ids.FILE}")
 
 
 class _Search:
@@ -89,7 +91,7 @@ class _Search:
         self.noted: dict[str, str] = _read(results / experiment.name / NOTE)
         self.images: dict[str, _Images] = {}
         self.taken: dict[str, dict[str, Any]] = {}
-        self.odd: dict[str, dict[str, list[str]]] = {}  # kind of oddity -> setting -> folders
+        self.odd: dict[tuple[str, str, str], list[str]] = {}  # kind of oddity, setting, place of its images -> folders
         self.claimed: set[str] = set()
 
     def found(self) -> Found:
@@ -143,7 +145,9 @@ class _Search:
             key = _key(trial.dataset)
             if key in unknown:
                 agreed[key] |= {f.data for f in self.folders.get(_options(trial), []) if f.data}
+        others = {images.identity for images in self.images.values()}
         for key, found in agreed.items():
+            found -= others
             if len(found) == 1 and not any(found & other for k, other in agreed.items() if k != key):
                 self.images[key].identity = found.pop()
 
@@ -163,7 +167,7 @@ class _Search:
             if kind == "other" and folder.data != former and not folder.data.startswith(PIXELS):
                 continue  # of another setting or experiment; nothing says that this one's images were others
             if folder.ended or kind != "other":
-                self.odd.setdefault(kind, {}).setdefault(setting, []).append(folder.name)
+                self.odd.setdefault((kind, setting, images.path), []).append(folder.name)
         return trial
 
     def _notes(self) -> Iterator[str]:
@@ -172,22 +176,19 @@ class _Search:
                 known = images.identity and not images.identity.startswith(ids.ABSENT)
                 said = "taken for those that results recorded" if known else "and no result says which they were"
                 yield f"images of setting {', '.join(images.settings)} are not here ({images.path}): {said}"
-        for kind, by_setting in self.odd.items():
-            for setting, names in by_setting.items():
-                names = [n for n in dict.fromkeys(names) if n not in self.claimed]
-                if names:
-                    yield _odd(kind, setting, names)
+        for (kind, setting, path), names in self.odd.items():
+            if names := [n for n in dict.fromkeys(names) if n not in self.claimed]:
+                yield _odd(kind, setting, path, names)
 
 
-def _odd(kind: str, setting: str, names: list[str]) -> str:
-    count, kept = f"{len(names)} trial{'s' * (len(names) != 1)} of setting {setting}", f"trials/{', '.join(names)}"
+def _odd(kind: str, setting: str, path: str, names: list[str]) -> str:
+    """The line for folders whose trials are not those wanted, and what one can do."""
+    count = f"{len(names)} trial{'s' * (len(names) != 1)} of setting {setting}"
+    kept = f"(kept: {', '.join(f'trials/{name}' for name in names)}), to be trained anew"
     if kind == "other":
-        return (
-            f"data changed since: {count} trained on other images (kept in {kept}), so trained anew; "
-            "to keep the old figures restore the images"
-        )
-    why = "can't tell which images they saw" if kind == "unknown" else "trained by code whose numbers are others now"
-    return f"{count} {why} ({kept}), so trained anew; to take them as they are: matrix --accept-old"
+        return f"data changed since: {count} saw other images {kept}; to keep the old figures restore {path}"
+    why = "can't tell which images they saw" if kind == "unknown" else "are of code that gives other numbers now"
+    return f"{count} {why} {kept}; to take them as they are: matrix --accept-old"
 
 
 def _compare(folder: _Folder, trial: Trial, epochs: Mapping[str, int], pixels: str | None) -> str:

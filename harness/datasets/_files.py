@@ -70,8 +70,8 @@ def counts(name: str) -> bool:
 
 
 def walk(folder: Path) -> dict[str, Path]:
-    """All files below `folder` by their names relative to it. Linked folders are followed, though not back into
-    one that they lie in."""
+    """All files below `folder` by their names relative to it. Linked folders are followed, though not back to one
+    in which the link itself lies."""
     found: dict[str, Path] = {}
     todo: list[tuple[Path, str, tuple[str, ...]]] = [(folder, "", (os.path.realpath(folder),))]
     while todo:
@@ -79,7 +79,7 @@ def walk(folder: Path) -> dict[str, Path]:
         for path in here.iterdir():
             if path.is_dir():
                 real = os.path.realpath(path)
-                if real not in above:
+                if not any(f"{a}/".startswith(f"{real}/") for a in above):
                     todo.append((path, f"{prefix}{path.name}/", (*above, real)))
             elif path.is_file():
                 found[prefix + path.name] = path
