@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 LOOP, SCORING = "harness.train", "harness.evaluate"  # whose EPOCH stands for training, and for scoring
 FILE = "identity.json"  # in a trial's folder: what its id is the digest of
-ABSENT = "not here: "  # how the data of a trial begins whose images nobody knows; the rest tells such trials apart
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -35,7 +34,10 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 def of_trial(trial: "Trial") -> dict[str, Any]:
-    """All that decides the trained weights: `options`, `epochs` and `data`, as plain data. Not how they are scored."""
+    """All that decides the trained weights: `options`, `epochs` and `data`, as plain data. Not how they are scored.
+
+    Where nobody has looked at the images, the place where they should lie tells two trials apart.
+    """
     parts = {
         "dataset": _shelf("harness.datasets", trial.dataset),
         "backbone": _shelf("backbones", trial.backbone),
@@ -49,7 +51,7 @@ def of_trial(trial: "Trial") -> dict[str, Any]:
         "train": differing(trial.train),
         "seed": trial.seed,
     }
-    return {"options": options, "epochs": epochs(parts, loop=LOOP), "data": trial.data}
+    return {"options": options, "epochs": epochs(parts, loop=LOOP), "data": trial.data or _place(trial.dataset)}
 
 
 def of_scoring(spec: "Eval") -> dict[str, Any]:
@@ -87,8 +89,13 @@ def data_of(dataset: "Plugin") -> str | None:
 
 def dataset_options(dataset: "Plugin") -> dict[str, Any]:
     """The dataset's name and options but for where its files lie: what they hold is `Trial.data`."""
-    paths = [f.name for f in dataclasses.fields(dataset.options) if isinstance(getattr(dataset.options, f.name), Path)]
-    return _without(_named(dataset), *paths)
+    return _without(_named(dataset), *paths(dataset))
+
+
+def paths(dataset: "Plugin") -> dict[str, Path]:
+    """Those of its options that say where its files lie."""
+    values = {f.name: getattr(dataset.options, f.name) for f in dataclasses.fields(dataset.options)}
+    return {name: value for name, value in values.items() if isinstance(value, Path)}
 
 
 def differing(value: Any, default: Any = dataclasses.MISSING) -> Any:
@@ -148,6 +155,10 @@ def _below(module: ModuleType) -> dict[str, int]:
 
 def _shelf(package: str, plugin: "Plugin") -> ModuleType | None:
     return plugins.find(package, plugin.name) if plugin.name in plugins.names(package) else None
+
+
+def _place(dataset: "Plugin") -> str:
+    return " ".join(f"{name}={path}" for name, path in paths(dataset).items())
 
 
 def _named(plugin: "Plugin") -> dict[str, Any]:

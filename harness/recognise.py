@@ -99,19 +99,17 @@ class _Search:
         for key, images in self.images.items():
             images.identity = images.here or self.noted.get(key) or ""
         self._from_folders(wanted)
-        for key, images in self.images.items():
-            images.identity = images.identity or ids.ABSENT + key
         known = {text: replace(t, data=self.images[_key(t.dataset)].identity) for text, (t, _) in wanted.items()}
         self.claimed = {t.id for t in known.values() if (self.trials / t.id).is_dir()}
         for text, trial in known.items():
-            if trial.id not in self.claimed and not trial.data.startswith(ids.ABSENT):
+            if trial.id not in self.claimed and trial.data:
                 known[text] = self._match(trial, wanted[text][1])
         tables = tuple(
             replace(t, cells={place: tuple(known[repr(x)] for x in cell) for place, cell in t.cells.items()})
             for t in self.experiment.tables
         )
         absent = frozenset(t.id for t in known.values() if self.images[_key(t.dataset)].here is None)
-        data = {key: i.identity for key, i in self.images.items() if not i.identity.startswith(ids.ABSENT)}
+        data = {key: i.identity for key, i in self.images.items() if i.identity}
         return Found(
             replace(self.experiment, tables=tables), tuple(self._notes()), absent, {**self.noted, **data}, self.taken
         )
@@ -173,8 +171,9 @@ class _Search:
     def _notes(self) -> Iterator[str]:
         for images in self.images.values():
             if images.here is None or images.assumed:
-                known = images.identity and not images.identity.startswith(ids.ABSENT)
-                said = "taken for those that results recorded" if known else "and no result says which they were"
+                said = (
+                    "taken for those that results recorded" if images.identity else "and no result says which they were"
+                )
                 yield f"images of setting {', '.join(images.settings)} are not here ({images.path}): {said}"
         for (kind, setting, path), names in self.odd.items():
             if names := [n for n in dict.fromkeys(names) if n not in self.claimed]:
@@ -235,7 +234,7 @@ def _previous(path: Path, result: Mapping[str, Any]) -> Trial | None:
         trial = parse_trial(raw, str(path))
     except UserError:
         return None
-    if not any(isinstance(value, Path) for value in vars(trial.dataset.options).values()):
+    if not ids.paths(trial.dataset):
         return replace(trial, data=ids.data_of(trial.dataset) or "")  # its options decide every image
     fingerprint = result.get("dataset", {}).get("fingerprint") or checkpoint.meta(path / "checkpoints").get(
         "fingerprint"
@@ -253,7 +252,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 def paths(experiment: Experiment) -> list[Path]:
     """Where the experiment's images lie."""
-    options = {
-        _key(t.dataset): t.dataset.options for table in experiment.tables for c in table.cells.values() for t in c
-    }
-    return [value for o in options.values() for value in vars(o).values() if isinstance(value, Path)]
+    sets = {_key(t.dataset): t.dataset for table in experiment.tables for cell in table.cells.values() for t in cell}
+    return [path for dataset in sets.values() for path in ids.paths(dataset).values()]

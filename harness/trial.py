@@ -239,7 +239,7 @@ def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
 def with_data(trial: Trial) -> Trial:
     """The trial with the identity of the images that are here now. UserError where it was made for others."""
     here = ids.data_of(trial.dataset)
-    if trial.data not in ("", here) and not trial.data.startswith(ids.ABSENT):
+    if trial.data not in ("", here):
         raise UserError(
             f"dataset: {trial.dataset.name}: other images here ({here}) than the trial is meant for ({trial.data}); "
             "they changed since the matrix began, or this machine has others: give the same command again"
