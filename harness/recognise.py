@@ -33,11 +33,14 @@ class Found(NamedTuple):
     ]  # folders known by something else than their own identity.json: what it shall be
 
 
-class _Folder(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Folder:
+    """A trial's folder as it describes itself; `options` as text."""
+
     name: str
     options: str
     epochs: Mapping[str, int]
-    data: str
+    data: str  # an identity, or `pixels:...`, or empty: it can't tell
     ended: bool
 
 
@@ -101,9 +104,10 @@ class _Search:
         self._from_folders(wanted)
         known = {text: replace(t, data=self.images[_key(t.dataset)].identity) for text, (t, _) in wanted.items()}
         self.claimed = {t.id for t in known.values() if (self.trials / t.id).is_dir()}
-        for text, trial in known.items():
-            if trial.id not in self.claimed and trial.data:
-                known[text] = self._match(trial, wanted[text][1])
+        for last in (False, True):  # what is certain first
+            for text, trial in known.items():
+                if trial.id not in self.claimed and trial.data:
+                    known[text] = self._match(trial, wanted[text][1], last)
         tables = tuple(
             replace(t, cells={place: tuple(known[repr(x)] for x in cell) for place, cell in t.cells.items()})
             for t in self.experiment.tables
@@ -146,25 +150,31 @@ class _Search:
         others = {images.identity for images in self.images.values()}
         for key, found in agreed.items():
             found -= others
+            if len(found) > 1:
+                found -= {images.pixels or "" for images in self.images.values()}
             if len(found) == 1 and not any(found & other for k, other in agreed.items() if k != key):
                 self.images[key].identity = found.pop()
 
-    def _match(self, trial: Trial, setting: str) -> Trial:
-        """The trial under the name of the folder that holds it, if one does."""
+    def _match(self, trial: Trial, setting: str, last: bool) -> Trial:
+        """The trial under the name of the folder that holds it, if one does. `last`: also by what is likely or allowed,
+        and what else there is gets noted."""
         identity = ids.of_trial(trial)
         images, former = self.images[_key(trial.dataset)], self.noted.get(_key(trial.dataset))
         candidates = [f for f in self.folders.get(_options(trial), []) if f.name not in self.claimed]
-        for folder in sorted(candidates, key=lambda f: not f.ended):
-            kind = _compare(folder, trial, identity["epochs"], images.pixels)
-            if kind == "same" or self.accept_old and kind in ("epoch", "unknown"):
+        pixels = images.pixels if any(f.data.startswith(PIXELS) for f in candidates) else None
+        kinds = {f: _compare(f, trial, identity["epochs"], pixels) for f in candidates}
+        likely = [f for f, kind in kinds.items() if kind == "likely"]
+        for folder, kind in sorted(kinds.items(), key=lambda pair: not pair[0].ended):
+            assumed = last and likely == [folder]
+            if kind == "same" or assumed or last and self.accept_old and kind in ("epoch", "likely", "unknown"):
                 self.claimed.add(folder.name)
-                images.assumed |= folder.data.startswith(PIXELS) and images.pixels is None
-                if kind != "same" or folder.data != trial.data:
+                images.assumed |= assumed
+                if identity != {**identity, "epochs": folder.epochs, "data": folder.data}:
                     self.taken[folder.name] = identity
                 return replace(trial, known_as=folder.name)
             if kind == "other" and folder.data != former and not folder.data.startswith(PIXELS):
                 continue  # of another setting or experiment; nothing says that this one's images were others
-            if folder.ended or kind != "other":
+            if last and (folder.ended or kind != "other"):
                 self.odd.setdefault((kind, setting, images.path), []).append(folder.name)
         return trial
 
@@ -186,17 +196,19 @@ def _odd(kind: str, setting: str, path: str, names: list[str]) -> str:
     kept = f"(kept: {', '.join(f'trials/{name}' for name in names)}), to be trained anew"
     if kind == "other":
         return f"data changed since: {count} saw other images {kept}; to keep the old figures restore {path}"
-    why = "can't tell which images they saw" if kind == "unknown" else "are of code that gives other numbers now"
+    why = "are of code that gives other numbers now" if kind == "epoch" else "can't tell which images they saw"
     return f"{count} {why} {kept}; to take them as they are: matrix --accept-old"
 
 
 def _compare(folder: _Folder, trial: Trial, epochs: Mapping[str, int], pixels: str | None) -> str:
-    """How a folder of the trial's options stands to it: same, epoch, unknown or other."""
+    """How a folder of the trial's options stands to it: same, epoch, likely (the images that could tell are not here),
+    unknown or other."""
     if not folder.data:
         return "unknown"
-    if folder.data == trial.data or folder.data.startswith(PIXELS) and pixels in (None, folder.data):
+    if folder.data in (trial.data, pixels):
         return "same" if folder.epochs == epochs else "epoch"
-    return "other"
+    comparable = pixels is not None or not folder.data.startswith(PIXELS) or trial.data.startswith(PIXELS)
+    return "other" if comparable or folder.epochs != epochs else "likely"
 
 
 def _here(dataset: Plugin) -> str | None:
