@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from harness.config import Experiment
-    from harness.report import Report
+    from harness.experiment.spec import Experiment
+    from harness.report.model import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
 
@@ -102,18 +102,26 @@ def parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
-    from harness import console, files, finished, remote
+    from harness import console
+    from harness.experiment import files
+    from harness.orchestration import finished
+    from harness.store import remote
 
-    key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
+    words = [str(args.results), str(args.tracking_uri), *args.set]
+    key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
     if not args.accept_old and remote.URL not in os.environ and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
     with _loading():
-        from harness import checkpoint, recognise, report, tables, trial
-        from harness import plan as plans
-        from harness.launch import launch
-        from harness.matrix import Entry, entries
-        from harness.sink import Sink
+        from harness import disk
+        from harness.experiment.matrix import Entry, entries
+        from harness.orchestration import plan as plans
+        from harness.orchestration import recognise
+        from harness.orchestration.launch import launch
+        from harness.report import tables
+        from harness.report.collect import collect
+        from harness.tracking.sink import Sink
+        from harness.trial import run as trial
 
     _use_inception_weights(args)
     results = args.results.absolute()
@@ -128,7 +136,7 @@ def matrix(args: argparse.Namespace) -> int:
     ends: Mapping[str, str | None] = {e.id: ended(e) for e in todo}
     unfinished = [e for e in todo if ends[e.id] is None]
     trial.preflight([e.trial for e in unfinished], str(experiment.path))
-    checkpoint.check_writable(results / experiment.name)
+    disk.check_writable(results / experiment.name)
     remote.check_writable()
     recognise.settle(results, found)
     console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
@@ -137,7 +145,7 @@ def matrix(args: argparse.Namespace) -> int:
     sink = None
     if args.tracking_uri != "off":
         sink = Sink(
-            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(report.collect(experiment, results))
+            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(collect(experiment, results))
         )
     if unfinished or (sink and not sink.settled):
         try:
@@ -150,7 +158,7 @@ def matrix(args: argparse.Namespace) -> int:
         finally:
             if sink and sink.behind:
                 console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    said = _show_report(args, report.collect(experiment, results))
+    said = _show_report(args, collect(experiment, results))
     if "interrupted" in ends.values():
         return 130
     if any(word != "done" for word in ends.values()):
@@ -165,10 +173,11 @@ def matrix(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
-    from harness import console, trial
-    from harness import plan as plans
+    from harness import console
     from harness.errors import UserError
-    from harness.matrix import entries
+    from harness.experiment.matrix import entries
+    from harness.orchestration import plan as plans
+    from harness.trial import run as trial
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
@@ -199,17 +208,19 @@ def plan(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
-    from harness import report as reports
+    from harness.report.collect import collect
 
-    _show_report(args, reports.collect(_recognised(args)[0], args.results.absolute()))
+    _show_report(args, collect(_recognised(args)[0], args.results.absolute()))
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
-    from harness import console, lock, trial
-    from harness.attempt import read_state
-    from harness.matrix import entries
+    from harness import console
+    from harness.experiment.matrix import entries
+    from harness.store import lock
+    from harness.store.folder import read_state
+    from harness.trial import run as trial
 
     experiment, _ = _recognised(args)
     driver = lock.driver(args.results / experiment.name)
@@ -230,7 +241,9 @@ def status(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
-    from harness import console, files, lock
+    from harness import console
+    from harness.experiment import files
+    from harness.store import lock
 
     who = lock.request_stop(args.results / files.load(args.experiment, args.set).name)
     console.say(f"asked {who} to save and stop")
@@ -239,13 +252,14 @@ def stop(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
-    from harness import console, tables
-    from harness import report as reports
-    from harness.matrix import entries
-    from harness.sink import sync as send
+    from harness import console
+    from harness.experiment.matrix import entries
+    from harness.report import tables
+    from harness.report.collect import collect
+    from harness.tracking.sink import sync as send
 
     experiment, _ = _recognised(args)
-    rep = reports.collect(experiment, args.results.absolute())
+    rep = collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -257,8 +271,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
 
     import torch
 
-    from harness import checkpoint, console, evaluate, tables, trained
+    from harness import console, disk
     from harness.errors import UserError
+    from harness.evaluation import evaluate
+    from harness.report import tables
+    from harness.training import trained
 
     _use_inception_weights(args)
     sets = list(args.set)
@@ -270,11 +287,11 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     if args.out:
         if args.out.is_dir():
             raise UserError(f"--out {args.out}: is a folder; name a file")
-        checkpoint.check_writable(args.out.parent, "--out")
+        disk.check_writable(args.out.parent, "--out")
     with console.counting("images") as progress:
         records = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, model.trial.eval, seed=model.trial.seed,
-            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=evaluate.cache_folder(),
+            conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=disk.cache_folder(),
             weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
     rows = [
@@ -282,7 +299,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     ]
     console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
     if args.out:
-        checkpoint.write_atomic(args.out, json.dumps(records, indent=1).encode())
+        disk.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0
 
 
@@ -290,7 +307,8 @@ def attention(args: argparse.Namespace) -> int:
     """Probe every finished trial, print one table, and write it with its figures."""
     import torch
 
-    from harness import attention_report, console
+    from harness import console
+    from harness.study import report as attention_report
 
     experiment, _ = _recognised(args)
     made = attention_report.make(
@@ -305,7 +323,8 @@ def attention(args: argparse.Namespace) -> int:
 
 def import_weights(args: argparse.Namespace) -> int:
     """Turn a network pickle into a checkpoint, and say what it holds and what was left behind."""
-    from harness import console, weights
+    from harness import console
+    from harness.weights import importer as weights
 
     made = weights.import_weights(args.pickle, args.out or args.pickle.parent / f"{args.pickle.stem}.safetensors")
     parts = " + ".join([made.trial.backbone.name, *(v.name for v in made.trial.variants)])
@@ -322,7 +341,8 @@ def import_weights(args: argparse.Namespace) -> int:
 
 def ui(args: argparse.Namespace) -> int:
     """Serve MLflow on loopback until Ctrl-C."""
-    from harness import console, mlflow_server
+    from harness import console
+    from harness.tracking import server as mlflow_server
 
     mlflow_server.ui(args.results, args.experiment, args.port, browse=not args.no_browser, say=console.say)
     return 0
@@ -330,9 +350,10 @@ def ui(args: argparse.Namespace) -> int:
 
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
-    from harness import checkpoint, console, trained
-    from harness import pictures as draw
+    from harness import console, disk
     from harness.errors import UserError
+    from harness.pictures import of_model as draw
+    from harness.training import trained
 
     if not args.trial and not args.samplers:
         raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
@@ -340,7 +361,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures --samplers: --out: missing; give a folder")
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
-    checkpoint.check_writable(out, "--out")
+    disk.check_writable(out, "--out")
     paths = draw.samplers(out) if args.samplers else []
     paths += draw.of_model(model, out) if model else []
     for path in paths:
@@ -351,7 +372,7 @@ def pictures(args: argparse.Namespace) -> int:
 def data(args: argparse.Namespace) -> int:
     """Write a dataset in StyleGAN's ZIP format from what was downloaded."""
     from harness import console
-    from harness.prepare import prepare
+    from harness.data.prepare import prepare
 
     with console.counting(args.name) as progress:
         made = prepare(
@@ -382,7 +403,9 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
 def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]":
     """The experiment with its trials as results know them, and the ids of those whose images are not here; says what
     is to be said of that."""
-    from harness import console, files, recognise
+    from harness import console
+    from harness.experiment import files
+    from harness.orchestration import recognise
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
     for line in found.notes:
@@ -392,10 +415,12 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
 
 def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
     """Write the report's files and print its tables; returns both."""
-    from harness import checkpoint, remote, tables
-    from harness.report import write
+    from harness import disk
+    from harness.report import tables
+    from harness.report.write import write
+    from harness.store import remote
 
-    checkpoint.check_writable(args.results / rep.experiment.name)
+    disk.check_writable(args.results / rep.experiment.name)
     remote.check_writable()
     written = write(rep, args.results.absolute())
     remote.publish(args.results / rep.experiment.name, rep.experiment.name)
@@ -418,15 +443,15 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import remote
-    from harness.attempt import disk_is_full
+    from harness import disk
     from harness.errors import Diverged, UserError
+    from harness.store import remote
 
     try:
         args.results = remote.folder(args.results)
         return int(globals()[args.verb.replace("-", "_")](args))
     except OSError as e:
-        if not disk_is_full(e):
+        if not disk.is_full(e):
             raise
         print(
             f"nashboard: {e.filename or args.results}: {e.strerror}; make room, then give the same command again",

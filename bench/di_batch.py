@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from backbones import stylegan2  # noqa: E402
-from harness import evaluate, rng, scores
+from harness import rng
 from harness.datasets import synthetic  # noqa: E402
-from harness.fakes import fake_batches, score, to_float  # noqa: E402
-from harness.generator import SpatialGenerator  # noqa: E402
+from harness.evaluation import evaluate, scores
+from harness.evaluation.fakes import fake_batches, score, to_float  # noqa: E402
+from harness.method.generator import SpatialGenerator  # noqa: E402
 
 STEPS, BATCH, POOL = 300, 16, 1024
 

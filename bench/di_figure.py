@@ -15,7 +15,7 @@ from scipy import stats
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from harness import scores  # noqa: E402
+from harness.evaluation import scores  # noqa: E402
 
 POOL, REAL, FAKE = 20_000, "#1f6f8b", "#c8553d"
 

@@ -74,9 +74,11 @@ def theirs(count: int, device: str, weights: Path, batch: int) -> Numbers:
 def ours(count: int, device: str, weights: Path, batch: int) -> Numbers:
     import torch
 
-    from harness.frechet import distance
-    from harness.metrics import Sample, _distances, _features, inception_score, precision_recall
-    from harness.metrics._collector import Collector
+    from harness.evaluation import features as _features
+    from harness.evaluation.collect import Collector
+    from harness.evaluation.evidence import Sample
+    from harness.evaluation.frechet import distance
+    from harness.metrics import _distances, inception_score, precision_recall
 
     fake, real = images(count)
     start = time.perf_counter()
@@ -103,13 +105,14 @@ def ours(count: int, device: str, weights: Path, batch: int) -> Numbers:
 
 
 def whole_pass(count: int, device: str, weights: Path, batch: int) -> Numbers:
-    """`harness.evaluate` itself with `count` fakes of an untrained SN-DCGAN: FID and DI, 64 reals."""
+    """`harness.evaluation.evaluate` itself with `count` fakes of an untrained SN-DCGAN: FID and DI, 64 reals."""
     import torch
 
     from backbones import sn_dcgan
-    from harness import config, evaluate
     from harness.datasets import synthetic
-    from harness.generator import SpatialGenerator
+    from harness.evaluation import evaluate
+    from harness.experiment import spec as config
+    from harness.method.generator import SpatialGenerator
     from harness.metrics import disequilibrium, fid
 
     torch.manual_seed(0)
@@ -137,7 +140,7 @@ def run(who: str, count: int, device: str, weights: Path, batch: int) -> Numbers
     import torch
     import torch_fidelity  # noqa: F401 (loaded on both sides before memory is measured)
 
-    from harness.metrics import _features
+    from harness.evaluation import features as _features
 
     os.environ[_features.INCEPTION_VARIABLE] = str(weights)
     torch.zeros(1, device=device)
@@ -162,7 +165,7 @@ def peak_mib() -> float:
 def di(evaluations: tuple[int, ...] = (400, 1600, 6400, 25_600), runs: int = 300, n: int = 64) -> Numbers:
     """The spread over independent pools of both estimators of DI, for the same number of D evaluations, in standard
     deviations of D's (Gaussian) scores. Below the paper's 200 x (64 + 64) the pools are redrawn."""
-    from harness import scores
+    from harness.evaluation import scores
 
     rng = np.random.default_rng(0)
     rows = []
@@ -267,7 +270,7 @@ def growth(part: Numbers) -> str:
     ]
     head = "| fakes | peak MiB | beyond the loaded libraries |" + " on the GPU |" * on_gpu + " seconds |"
     rule = "|---:" * (4 + on_gpu) + "|"
-    what = "`harness.evaluate`: FID and DI of an untrained SN-DCGAN against 64 reals; a process a row.\n"
+    what = "`harness.evaluation.evaluate`: FID and DI of an untrained SN-DCGAN against 64 reals; a process a row.\n"
     return "\n".join([f"{about(part)}\n{what}", head, rule, *rows]) + "\n"
 
 
@@ -315,7 +318,7 @@ def main() -> None:
         return
     import torch
 
-    from harness import trial
+    from harness.trial import run as trial
     from tests.inception import random_weights
 
     env, notes = trial.environment(torch.device(args.device)), args.out / ".evaluation.part"

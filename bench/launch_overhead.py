@@ -20,12 +20,12 @@ from typing import Any
 
 import psutil
 
-from harness import files
-from harness.attempt import Control
-from harness.config import Eval, Plugin, Run, Train, Trial, to_plain
-from harness.launch import launch
-from harness.matrix import Cell, Entry, entries
-from harness.schema import parse, plain
+from harness.experiment import files
+from harness.experiment.matrix import Cell, Entry, entries
+from harness.experiment.schema import parse, plain
+from harness.experiment.spec import Eval, Plugin, Run, Train, Trial, to_plain
+from harness.orchestration.attempt import Control
+from harness.orchestration.launch import launch
 
 OUT = Path(__file__).with_suffix(".json")
 ROOT = OUT.parent.parent
@@ -100,7 +100,7 @@ def finished_matrix(number: int) -> dict[str, float]:
     """Seconds of the whole command on a matrix that is finished: one real training, copied to every seed."""
     with experiment(1, 0.064) as (folder, todo, run):
         results = folder / "results"
-        Launched(todo, results, run, "harness.trial:run")
+        Launched(todo, results, run, "harness.trial.run:run")
         made = json.loads((results / "trials" / todo[0].id / "result.json").read_text())
         seeds = f"seeds=[{', '.join(map(str, range(number)))}]"
         for entry in entries(files.load(folder / "overhead.yaml", [seeds])):
@@ -130,7 +130,7 @@ def experiment(seeds: int, kimg: float) -> Iterator[tuple[Path, list[Entry], Run
 
 def plain_loop(seeds: int, kimg: float) -> list[float]:
     """The ends of the same trainings one after another in this process, in seconds from the first one's start."""
-    from harness import trial
+    from harness.trial import run as trial
 
     with experiment(seeds, kimg) as (folder, todo, run):
         began = time.perf_counter()
@@ -149,7 +149,7 @@ def added_per_trial(seeds: int, kimg: float) -> dict[str, float]:
     said = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True).stdout
     alone = json.loads(said.splitlines()[-1])
     with experiment(seeds, kimg) as (folder, todo, run):
-        launched = Launched(todo, folder, run, "harness.trial:run")
+        launched = Launched(todo, folder, run, "harness.trial.run:run")
     begun = min(launched.seen.values())
     under_ray = sorted(end - begun for end in launched.ended.values())
     each, each_alone = ((ends[-1] - ends[0]) / (seeds - 1) for ends in (under_ray, alone))
@@ -207,7 +207,7 @@ def main() -> None:
     if args.plain:
         print(json.dumps(plain_loop(int(args.plain[0]), float(args.plain[1]))))
         return
-    from harness.trial import commit  # brings torch, which the driver of a real matrix holds too
+    from harness.trial.run import commit  # brings torch, which the driver of a real matrix holds too
 
     found: dict[str, Any] = {
         "commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -3,9 +3,9 @@
     python -m bench.scheduling                       writes bench/scheduling.md
 
 `schedule.drive` starts full.yaml's trials in their launch order on nodes of 8 GPUs. A trial lasts as long as
-harness/plan.py says; a shape without a measured or published GPU speed is given `--unmeasured` images per second.
-A trial of n GPUs takes n-th of the time. The bound is max(longest trial, work / GPUs): no schedule can beat it.
-Beside it stands what the best assignment of whole trials would reach, from trying every one.
+harness/orchestration/plan.py says; a shape without a measured or published GPU speed is given `--unmeasured` images
+per second. A trial of n GPUs takes n-th of the time. The bound is max(longest trial, work / GPUs): no schedule can
+beat it. Beside it stands what the best assignment of whole trials would reach, from trying every one.
 """
 
 import argparse
@@ -17,10 +17,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import files, fit, plan, trial
-from harness.config import Run, Trial
-from harness.matrix import Entry, entries
-from harness.schedule import Ended, Job, Share, Stop, drive
+from harness.experiment import files
+from harness.experiment.matrix import Entry, entries
+from harness.experiment.spec import Run, Trial
+from harness.orchestration import fit, plan
+from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
+from harness.trial import run as trial
 
 OUT = Path(__file__).with_suffix(".md")
 NODE = 8  # GPUs

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import tracking
+from harness.tracking import mirror as tracking
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +17,23 @@ def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How near each golden file was met, over all tests that read it."""
+    """How near each golden file was met, over all tests that read it; and where digests had no record to equal."""
     met: dict[str, list[float]] = {}
+    unrecorded: dict[str, float] = {}
     for report in (r for reports in terminalreporter.stats.values() for r in reports):
         for key, value in getattr(report, "user_properties", ()):
             if key == "golden":
                 name, *found = value
                 met[name] = list(map(max, met.get(name, found), found))
+            if key == "digests" and value[1] is not None:
+                unrecorded[value[0]] = value[1]
     if met:
         terminalreporter.section("golden files: largest relative difference (share of the tolerance)")
     for name, (relative, share) in sorted(met.items()):
         terminalreporter.line(f"{name:28} {relative:.2e}   ({share:6.1%})")
+    if unrecorded:
+        terminalreporter.section("digests")
+        terminalreporter.line(
+            f"no record for this ground ({len(unrecorded)} arms); compared with recorded values within 1e-4: "
+            f"largest {max(unrecorded.values()):.0e}"
+        )

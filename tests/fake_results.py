@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness import config
-from harness.config import Adam, Eval, Experiment, Plugin, Run, Table, Train, Trial
+from harness.experiment import spec as config
+from harness.experiment.spec import Adam, Eval, Experiment, Plugin, Run, Table, Train, Trial
 
 MADE_UP = {"note": "made up by tests/fake_results.py"}
 FULL = {"num_fakes": 50_000, "num_reals": 50_000, "extractor": "made-up"}

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Eval, Plugin, Resources, Run, Train, Trial
 from harness.errors import UserError
-from harness.fit import Memory
-from harness.journal import Journal
-from harness.launch import launch
-from harness.matrix import Cell, Entry
+from harness.experiment.matrix import Cell, Entry
+from harness.experiment.spec import Eval, Plugin, Resources, Run, Train, Trial
+from harness.orchestration.fit import Memory
+from harness.orchestration.launch import launch
+from harness.store.journal import Journal
 
 EVERY = 10  # steps between checkpoints
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones import stylegan2
-from harness.heatmaps import RELEASE
-from harness.schema import parse
+from harness.experiment.schema import parse
+from harness.method.heatmaps import RELEASE
 from harness.variants import sel
 
 SOURCE = "raise SystemExit('the source in a pickle was run')\n"

@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OWNERS = {
-    "ray": "harness/cluster.py",
-    "mlflow": "harness/tracking.py",
-    "torch_fidelity": "harness/metrics/_features.py",
+    "ray": "harness/orchestration/cluster.py",
+    "mlflow": "harness/tracking/mirror.py",
+    "torch_fidelity": "harness/evaluation/features.py",
     "rich": "harness/console.py",
-    "yaml": "harness/files.py",
+    "yaml": "harness/experiment/files.py",
 }
 SOURCES = sorted(p for folder in ("harness", "backbones") for p in (ROOT / folder).rglob("*.py")) + [ROOT / "cli.py"]
 PLUGINS = ("backbones", "harness/datasets", "harness/variants", "harness/metrics")

@@ -7,8 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import attention
-from harness.attention import Normalize, Objective, Rectify, Truncate, alignment, gradcam, gradcam_weights, normalize
+from harness.method import attention
+from harness.method.attention import (
+    Normalize,
+    Objective,
+    Rectify,
+    Truncate,
+    alignment,
+    gradcam,
+    gradcam_weights,
+    normalize,
+)
 
 
 def linear(n: int = 3, c: int = 5, r: int = 4) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,8 +9,12 @@ import torch
 from PIL import Image
 
 import cli
-from harness import attention_figures, attention_report, config, files, trial
-from harness.matrix import entries
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
+from harness.study import figures as attention_figures
+from harness.study import report as attention_report
+from harness.trial import run as trial
 
 pytestmark = pytest.mark.slow  # trains two tiny models first
 TINY = """

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.datasets import _batches, cifar10
+from harness.data import cifar_batches as _batches
+from harness.datasets import cifar10
 from harness.errors import UserError
 from tests import cifar_files
 from tests.image_files import noise, one_line, write_zip

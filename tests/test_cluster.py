@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import checkpoint
+from harness.store import checkpoint
 from tests.clusters import nodes
 from tests.test_launch import ROOT, end, short, until
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from harness import scores
 from harness.errors import Diverged
+from harness.evaluation import scores
 
 DISTRIBUTIONS = {
     "normal": lambda rng, size: rng.normal(0.3, 2.0, size),

@@ -4,20 +4,24 @@ import functools
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from backbones import sn_dcgan, stylegan2
-from harness import config, evaluate, fakes, plugins, scores, shares
-from harness.datasets import ImageSet, synthetic
+from harness import plugins
+from harness.data.imageset import ImageSet
+from harness.datasets import synthetic
 from harness.errors import Diverged, UserError
-from harness.frechet import Moments, distance
-from harness.generator import SpatialGenerator
-from harness.metrics import Sample, _features, _reference
-from harness.schema import parse
+from harness.evaluation import evaluate, fakes, scores, shares
+from harness.evaluation import features as _features
+from harness.evaluation import reals as _reference
+from harness.evaluation.evidence import Sample
+from harness.evaluation.frechet import Moments, distance
+from harness.experiment import spec as config
+from harness.experiment.schema import parse
+from harness.method.generator import SpatialGenerator
 
 SIZE = 32  # of the extractor's input: fast
 
@@ -274,13 +278,6 @@ def test_an_unusable_cache_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="NASHBOARD_CACHE"):
         _reference.cached(tmp_path / "file", {}, dict)
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
-    assert evaluate.cache_folder() == tmp_path
-    monkeypatch.delenv("NASHBOARD_CACHE")
-    assert evaluate.cache_folder() == Path.home() / ".cache" / "nashboard"
 
 
 def test_features_take_memory_only_where_they_are_kept(data):

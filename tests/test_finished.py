@@ -6,7 +6,10 @@ import textwrap
 import pytest
 
 import cli
-from harness import files, finished, report, trial
+from harness.experiment import files
+from harness.orchestration import finished
+from harness.report import collect
+from harness.trial import run as trial
 from tests.e2e.test_cli import TINY
 
 
@@ -31,7 +34,7 @@ def test_it_says_the_same_without_looking_at_a_trial(words, tmp_path, capsys, mo
 def test_whatever_changes_the_answer_is_seen(words, tmp_path, capsys, monkeypatch):
     assert cli.main(words) == 0
     collected = []
-    monkeypatch.setattr(report, "collect", lambda *a, real=report.collect: collected.append(1) or real(*a))
+    monkeypatch.setattr(collect, "collect", lambda *a, real=collect.collect: collected.append(1) or real(*a))
 
     def made_anew():
         collected.clear()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from harness.config import Resources, Run
 from harness.errors import UserError
-from harness.fit import FRACTIONS, MARGIN, OVERHEAD, Memory, gpus, kind, shares
-from harness.schedule import Share
+from harness.experiment.spec import Resources, Run
+from harness.orchestration.fit import FRACTIONS, MARGIN, OVERHEAD, Memory, gpus, kind, shares
+from harness.orchestration.schedule import Share
 from tests import tiny
 
 GIB = 2**30

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from harness import heatmaps
 from harness.errors import UserError
-from harness.heatmaps import RELEASE, HeatmapOptions, Regions
-from harness.schema import parse
+from harness.experiment.schema import parse
+from harness.method import heatmaps
+from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
 
 PAPER = HeatmapOptions()
 PROFILES = {"paper": PAPER, "release": parse(HeatmapOptions, RELEASE, "test")}

@@ -6,7 +6,9 @@ import zipfile
 
 import pytest
 
-from harness.datasets import _files, _identity, image_zip
+from harness.data import identity as _identity
+from harness.data import image_files as _files
+from harness.datasets import image_zip
 from harness.errors import UserError
 from tests.image_files import noise, png, pngs, write_zip
 

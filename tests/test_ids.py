@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from backbones import _layers, sn_dcgan, stylegan2
-from harness import config, files, ids, plan
-from harness.fit import kind
-from harness.matrix import entries
+from harness.experiment import files, ids
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
 from harness.metrics import disequilibrium
+from harness.orchestration import plan
+from harness.orchestration.fit import kind
 from harness.variants import sel
 from tests import tiny
 
@@ -58,10 +60,10 @@ def test_a_new_option_with_a_default_changes_no_id_of_any_shipped_experiment(mon
     assert every_id() == before and len(before) > 10
     after = tiny.trial("sn_dcgan", "sel")
     assert all(o.novel == 0.5 for o in (after.variant("sel"), after.train, after.backbone.options))
-    assert after.id == arm.id and tiny.trial().id == base.id and ids.scored_as(scored, after.eval)
+    assert after.id == arm.id and tiny.trial().id == base.id and config.scored_as(scored, after.eval)
     changes = ({"train": {"novel": 1.0}}, {"variants": {"sel": {"novel": 1.0}}}, {"backbone": {"novel": 1.0}})
     assert len({tiny.trial("sn_dcgan", "sel", **change).id for change in changes} | {arm.id}) == 4
-    assert not ids.scored_as(scored, tiny.trial(eval={"metrics": {"disequilibrium": {"novel": 1.0}}}).eval)
+    assert not config.scored_as(scored, tiny.trial(eval={"metrics": {"disequilibrium": {"novel": 1.0}}}).eval)
 
 
 def test_an_epoch_touches_what_uses_its_file(monkeypatch):
@@ -86,17 +88,17 @@ def test_an_epoch_touches_what_uses_its_file(monkeypatch):
     scoring = tiny.trial().eval
     before = {"scoring": ids.of_scoring(scoring)}
     monkeypatch.setattr(disequilibrium, "EPOCH", 2)
-    assert not touched() and not ids.scored_as(before, scoring)
+    assert not touched() and not config.scored_as(before, scoring)
 
 
 def test_results_of_before_are_scored_as_their_config_says():
     scoring = tiny.trial().eval
     old = {"config": {"eval": config.scoring_to_plain(scoring)}}
-    assert ids.scored_as(old, scoring)
+    assert config.scored_as(old, scoring)
     del old["config"]["eval"]["weights"]  # from before that option existed
-    assert ids.scored_as(old, scoring) and not ids.scored_as(old, replace(scoring, num_fakes=65))
+    assert config.scored_as(old, scoring) and not config.scored_as(old, replace(scoring, num_fakes=65))
     old["config"]["eval"]["metrics"] = {"gone": {}}
-    assert not ids.scored_as(old, scoring) and not ids.scored_as({}, scoring)
+    assert not config.scored_as(old, scoring) and not config.scored_as({}, scoring)
 
 
 def test_a_profile_is_the_options_it_stands_for():

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.datasets import _cache, _files, _images, image_zip
+from harness.data import decode as _images
+from harness.data import image_files as _files
+from harness.data import pixel_cache as _cache
+from harness.datasets import image_zip
 from harness.errors import UserError
 from tests.image_files import ZIP, noise, one_line, png, pngs, write_zip
 

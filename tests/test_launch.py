@@ -14,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import attempt, lock
-from harness.config import Run
 from harness.errors import UserError
-from harness.launch import launch
+from harness.experiment.spec import Run
+from harness.orchestration import attempt
+from harness.orchestration.launch import launch
+from harness.store import lock
+from harness.store.folder import read_state
 from tests.clusters import nodes
 from tests.fake_trials import entry, finished
 
@@ -98,7 +100,7 @@ def test_local_trials_end_in_one_word_and_need_no_ray(tmp_path):
     assert (entries[0].id, "done") in told
     bug = tmp_path / "trials" / entries[1].id
     assert "ValueError: broken on purpose" in (bug / "traceback.txt").read_text()
-    assert attempt.read_state(bug)["state"] == "failed"
+    assert read_state(bug)["state"] == "failed"
     assert "ray" not in sys.modules
 
 
@@ -113,8 +115,8 @@ def test_what_is_finished_or_failed_is_not_run_again_unless_asked(tmp_path):
 
 
 def test_an_attempt_that_was_replaced_ends_without_a_trace(tmp_path):
-    number = attempt.bump(tmp_path)
-    assert attempt.bump(tmp_path) == number + 1
+    number = attempt.begin(tmp_path)
+    assert attempt.begin(tmp_path) == number + 1
     ended = attempt.make("tests.fake_trials:nothing", {}, tmp_path, {}, attempt.Control(), number)
     assert ended.word == "interrupted" and not (tmp_path / "traceback.txt").exists()
 
@@ -171,7 +173,7 @@ def test_a_matrix_with_every_kind_of_trouble_goes_on_to_its_end(short):
     lines = [line for p in short.glob("trials/*/starts.jsonl") for line in p.read_text().splitlines()]
     assert {json.loads(line)["omp"] for line in lines} == {"1"}
     stuck = short / "trials" / entry(name_="stuck", fault="hang").id
-    assert attempt.read_state(stuck)["state"] == "hung"
+    assert read_state(stuck)["state"] == "hung"
     assert "died" in (short / "fake" / "driver.log").read_text()
     assert not strays(short)
 

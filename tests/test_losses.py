@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import losses
+from harness.method import losses
 
 
 def test_logistic_is_binary_cross_entropy() -> None:

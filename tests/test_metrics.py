@@ -12,10 +12,12 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness import frechet
 from harness.errors import UserError
-from harness.metrics import Comparison, Sample, _distances, _features, inception_score, precision_recall
-from harness.metrics._collector import Collector
+from harness.evaluation import features as _features
+from harness.evaluation import frechet
+from harness.evaluation.collect import Collector
+from harness.evaluation.evidence import Comparison, Sample
+from harness.metrics import _distances, inception_score, precision_recall
 from tests.inception import random_weights
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import charts, figures, page, page_grounds, report
+from harness.pictures import figures
+from harness.report import charts, grounds, page
+from harness.report.collect import collect
 from tests import fake_results as fake
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -44,7 +46,7 @@ def html(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     exp = fake.matrix(seeds=(0, 1))
     fake.fill(folder, exp, skip=lambda place, t: place[0] == "table3" and t.seed == 1)
-    return page.html(report.collect(exp, folder))
+    return page.html(collect(exp, folder))
 
 
 def test_page_is_whole_and_needs_no_network(html):
@@ -63,8 +65,8 @@ def test_page_has_tables_curves_and_pictures(html):
     assert len(re.findall(r'<section class="ground"', html)) == 4  # LSUN Cat, FFHQ, CIFAR-10 twice
     assert outline.tags["polyline"] > 40
     arms = 5 + 3 + 3 + 3
-    assert outline.tags["img"] == arms * page_grounds.MOST_SNAPSHOTS
-    assert len(re.findall(r"<img[^>]* hidden", html)) == arms * (page_grounds.MOST_SNAPSHOTS - 1)
+    assert outline.tags["img"] == arms * grounds.MOST_SNAPSHOTS
+    assert len(re.findall(r"<img[^>]* hidden", html)) == arms * (grounds.MOST_SNAPSHOTS - 1)
     for text in ("replicated", "paper 8.36", "1 of 2 seeds: missing", "0123abcd4567", "last 5:"):
         assert text in html
 
@@ -77,7 +79,7 @@ def test_every_svg_is_well_formed_and_named(html):
 
 
 def test_page_without_any_result(tmp_path):
-    text = page.html(report.collect(fake.matrix(), tmp_path))
+    text = page.html(collect(fake.matrix(), tmp_path))
     Outline(text)
     assert "0 of 42 trials done, 42 missing" in text
     assert "ground" not in text.split("<main>")[1]
@@ -91,7 +93,7 @@ def test_page_of_failures_alone(tmp_path):
     )
     fake.live(tmp_path, two, "failed", message="RuntimeError: & so on")
     fake.live(tmp_path, three, "running")
-    text = page.html(report.collect(fake.experiment(table), tmp_path))
+    text = page.html(collect(fake.experiment(table), tmp_path))
     Outline(text)
     assert "loss/d is &lt;not&gt; finite" in text
     assert "RuntimeError: &amp; so on" in text
@@ -103,7 +105,7 @@ def test_names_are_escaped(tmp_path):
     table = fake.table(title=evil, labels={"sel": evil, "cifar10_unconditional": evil}, seeds=(0, 1))
     exp = fake.experiment(table)
     fake.fill(tmp_path, exp, images=False)
-    text = page.html(report.collect(exp, tmp_path))
+    text = page.html(collect(exp, tmp_path))
     Outline(text)
     assert "<img src=x" not in text
 
@@ -113,7 +115,7 @@ def test_vanished_pictures_are_left_out(tmp_path):
     fake.fill(tmp_path, exp)
     for picture in tmp_path.rglob("*.png"):
         picture.unlink()
-    text = page.html(report.collect(exp, tmp_path))
+    text = page.html(collect(exp, tmp_path))
     Outline(text)
     assert "<img" not in text
 
@@ -123,8 +125,8 @@ def test_further_pictures_of_a_trial_are_shown(tmp_path):
     one = table.cells["cifar10_unconditional", "align"][0]
     figures.save(np.zeros((8, 8, 3), np.uint8), tmp_path / "trials" / one.id / "figures" / "gradcam.png")
     fake.finish(tmp_path, one, {"di": 1.0}, figures={"gradcam": "figures/gradcam.png"})
-    text = page.html(report.collect(fake.experiment(table), tmp_path))
-    assert page_grounds.CAPTIONS["gradcam"] in text
+    text = page.html(collect(fake.experiment(table), tmp_path))
+    assert grounds.CAPTIONS["gradcam"] in text
     assert "data:image/webp" in text
 
 
@@ -211,6 +213,6 @@ def test_attention_and_edit_rows_have_a_column_an_image():
 
 def test_large_grids_are_cropped_and_shrunk(tmp_path):
     figures.save(np.zeros((1024, 1024, 3), np.uint8), tmp_path / "big.png")
-    source = page_grounds.embed(tmp_path / "big.png", cells=True)
+    source = grounds.embed(tmp_path / "big.png", cells=True)
     assert source is not None
     assert len(source) < 5000

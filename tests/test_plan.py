@@ -5,11 +5,13 @@ from collections import Counter
 
 import pytest
 
-from harness import config, files, plan
-from harness.config import Train
 from harness.errors import UserError
-from harness.matrix import entries
-from harness.plan import Forecast, Record
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Train
+from harness.orchestration import plan
+from harness.orchestration.plan import Forecast, Record
 
 TINY = """
 name: t
@@ -125,15 +127,17 @@ def test_disk_is_two_checkpoints_and_the_grids():
 def test_a_checkpoint_is_as_large_as_planned(experiment, tmp_path):
     import torch
 
-    from harness import checkpoint, trial
-    from harness.train import new_state, train
+    from harness.store import checkpoint
+    from harness.training.arm import build, load_data
+    from harness.training.state import new_state
+    from harness.training.train import train
 
     sets = ["backbone.width=0.125", "train.batch_size=8", "dataset.num_images=64", "train.total_kimg=0.008"]
     t = experiment([*sets, "train.ema_kimg=1"]).tables[0].cells["synthetic", "align"][0]
-    data, _ = trial.load_data(t)
-    g, d, terms = trial.build(t, data, torch.device("cpu"))
+    data, _ = load_data(t)
+    g, d, hooks = build(t, data, torch.device("cpu"))
     state = new_state(g, d, t.train)
-    train(state, t.train, data, terms, seed=0, conditional=False, upkeep=lambda _: False)
+    train(state, t.train, data, hooks, seed=0, conditional=False, upkeep=lambda _: False)
     path = checkpoint.save(tmp_path / "c", state.tensors(), {"nimg": 8, "journal_offset": 0})
     planned = plan.disk_bytes(t.train, *plan.parameters(t, 32, 0), 32) - 64 * 3 * 32**2
     assert path.stat().st_size == pytest.approx(planned / 2, rel=0.06)  # names, buffers and statistics besides

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.datasets import _archive, image_zip
+from harness.data import archive as _archive
+from harness.data.prepare import prepare
+from harness.datasets import image_zip
 from harness.errors import UserError
-from harness.prepare import prepare
 from tests.image_files import ZIP, noise, one_line, png, pngs, write_zip
 
 TARBALL = Path(os.environ.get("EMOJI_TARBALL", "data/emoji-datasource-google-16.0.0.tgz"))
@@ -172,7 +173,7 @@ def test_a_killed_process_continues_to_the_same_bytes(tmp_path: Path) -> None:
     prepare("folder", source, tmp_path / "whole.zip", workers=1)
     out = tmp_path / "out.zip"
     code = (
-        "import sys, time; from pathlib import Path; from harness.prepare import prepare\n"
+        "import sys, time; from pathlib import Path; from harness.data.prepare import prepare\n"
         "prepare('folder', Path(sys.argv[1]), Path(sys.argv[2]), workers=1, progress=lambda *_: time.sleep(0.002))"
     )
     for _ in range(2):

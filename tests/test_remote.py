@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from harness import attempt, remote
 from harness.errors import UserError
+from harness.orchestration import attempt
+from harness.store import remote
 from tests.test_cluster import end, matrix, short, told, until
 
 __all__ = ["short"]  # the fixture
@@ -119,18 +120,17 @@ def test_the_driver_numbers_attempts_at_the_url_too(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(remote.URL, "")
     front = remote.folder(f"file://{tmp_path}/store")
-    assert attempt.bump(front / "trials" / "a") == 1
-    assert attempt.bump(front / "trials" / "a") == 2
+    assert attempt.begin(front / "trials" / "a") == 1
+    assert attempt.begin(front / "trials" / "a") == 2
     assert (tmp_path / "store/trials/a/attempt").read_text() == "2"
     for p in sorted(front.rglob("*"), reverse=True):  # another machine, or a lost cache
         p.unlink() if p.is_file() else p.rmdir()
-    assert attempt.bump(remote.folder(f"file://{tmp_path}/store") / "trials" / "a") == 3
+    assert attempt.begin(remote.folder(f"file://{tmp_path}/store") / "trials" / "a") == 3
 
 
 def test_a_folder_is_a_folder_and_an_unknown_protocol_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv(remote.URL, raising=False)
     assert remote.folder(str(tmp_path)) == tmp_path and remote.URL not in os.environ
-    assert remote.worker("usual") == "usual"
     with pytest.raises(UserError, match="--results nothing://x: Protocol not known"):
         remote.Store("nothing://x")
 

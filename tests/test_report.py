@@ -1,6 +1,7 @@
 """Reports from made-up results: what is averaged, what is left out, and what is said about it."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import files, page, report, tables
 from harness.errors import UserError
+from harness.experiment import files
+from harness.report import page, tables
+from harness.report.collect import collect
+from harness.report.write import write
 from tests import fake_results as fake
 from tests.fake_results import finish, live, score
 
@@ -23,7 +27,14 @@ def trials(arm, setting="cifar10_unconditional"):
 
 
 def only_table(results, table=TABLE):
-    return report.collect(fake.experiment(table), results).tables[0]
+    return collect(fake.experiment(table), results).tables[0]
+
+
+def test_what_an_arm_sets_besides_is_said(tmp_path):
+    changed = dataclasses.replace(TABLE, changes={"align": {"train.g.lr": 2e-4, "train.g.betas": [0.0, 0.9]}})
+    notes = only_table(tmp_path, changed).notes
+    assert "+ L_align also sets train.g.lr=0.0002, train.g.betas=[0.0, 0.9]" in notes
+    assert not any("also sets" in n for n in only_table(tmp_path).notes)
 
 
 def cell(t, metric, arm, setting="cifar10_unconditional"):
@@ -39,22 +50,22 @@ def fill(results, values, metric="fid50k_full"):
 
 
 def test_nothing_finished(tmp_path):
-    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    rep = collect(fake.experiment(TABLE), tmp_path)
     assert rep.tables[0].metrics == ()
     assert tables.status(rep) == "0 of 9 trials done, 9 missing"
-    assert all(path.stat().st_size for path in report.write(rep, tmp_path))
+    assert all(path.stat().st_size for path in write(rep, tmp_path))
     assert "0 of 3: 3 missing" in tables.markdown(rep.tables[0])
 
 
 def test_files_written_and_again_the_same(tmp_path):
     exp = fake.matrix(seeds=(0, 1))
     fake.fill(tmp_path, exp, images=False)
-    paths = report.write(report.collect(exp, tmp_path), tmp_path)
+    paths = write(collect(exp, tmp_path), tmp_path)
     names = {str(p.relative_to(tmp_path / exp.name)) for p in paths}
     kinds = {f"tables/table{i}.{kind}" for i in (1, 2, 3) for kind in ("md", "csv", "tex")}
     assert names == {"results.csv", "report.html"} | kinds
     first = {p: p.read_bytes() for p in paths}
-    report.write(report.collect(exp, tmp_path), tmp_path)
+    write(collect(exp, tmp_path), tmp_path)
     assert {p: p.read_bytes() for p in paths} == first
 
 
@@ -78,7 +89,7 @@ def test_states_are_shown_never_as_numbers(tmp_path):
     finish(tmp_path, a, {"fid50k_full": 98765.5}, status="diverged", reason="loss/d is not finite")
     live(tmp_path, b, "running", nimg=100_000)
     live(tmp_path, c, "failed", message="disk full")
-    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    rep = collect(fake.experiment(TABLE), tmp_path)
     t = rep.tables[0]
     assert cell(t, "fid50k_full", "align").summary is None
     assert cell(t, "fid50k_full", "align").waiting == ("diverged", "running 25%", "failed")
@@ -113,21 +124,6 @@ def test_result_of_another_eval_is_not_used(tmp_path):
     t = only_table(tmp_path, other)
     assert t.metrics == ()
     assert t.outcomes["cifar10_unconditional", "baseline"][0].state == "scored otherwise"
-
-
-def test_headline_order():
-    names = [
-        "score_auc",
-        "di_calibrated",
-        "kid50k_full",
-        "di",
-        "fd_efficientnet_lite0_5k_full",
-        "fid10k_full",
-        "fid50k_full",
-    ]
-    assert report.order(names)[0][:2] == ["fid50k_full", "di"]
-    assert report.order(["di", "fd_efficientnet_lite0_5k_full"]) == (["fd_efficientnet_lite0_5k_full", "di"], 2)
-    assert report.order(["kid50k_full"]) == (["kid50k_full"], 0)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +203,26 @@ def test_last_snapshots_beside_the_final_value(tmp_path):
     assert last == (5, pytest.approx(4.0), pytest.approx(math.sqrt(2.5)))
 
 
+def test_the_untrained_networks_are_no_snapshot_of_a_run(tmp_path):
+    """Snapshots at 0, 100, 200, 300 images: the last five would take in the networks as they were drawn."""
+    for t in trials("baseline"):
+        points = [[0, 500.0], [100, 1.0], [200, 2.0], [300, 3.0]]
+        finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": points})
+    for t in trials("align"):
+        finish(tmp_path, t, {"di": score(9.0, n=64, repeats=200)}, series={"eval/di": [[0, 500.0], [100, 1.0]]})
+    t = only_table(tmp_path)
+    assert cell(t, "di", "baseline").trailing == (3, pytest.approx(2.0), pytest.approx(1.0))
+    assert cell(t, "di", "align").trailing is None  # one snapshot has no spread
+
+
+def test_spoilt_lines_of_a_journal_are_said(tmp_path):
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
+    finish(tmp_path, trials("align")[1], {"fid50k_full": 17.0}, spoilt_lines=2)
+    finish(tmp_path, trials("align")[2], {"fid50k_full": 17.0}, spoilt_lines=0)
+    notes = [n for n in only_table(tmp_path).notes if "spoilt" in n]
+    assert len(notes) == 1 and notes[0].endswith("curves: align s1 (2)")
+
+
 def test_the_best_snapshot_stands_beside_the_last_and_decides_nothing(tmp_path):
     fill(tmp_path, {"baseline": [24.0, 23.0, 25.0]})
     for t, last, best, nimg in zip(
@@ -220,7 +236,7 @@ def test_the_best_snapshot_stands_beside_the_last_and_decides_nothing(tmp_path):
             "metrics": {"fid50k_full": score(best)},
         }
         finish(tmp_path, t, {"fid50k_full": last}, best=kept)
-    rep = report.collect(fake.experiment(TABLE), tmp_path)
+    rep = collect(fake.experiment(TABLE), tmp_path)
     t = rep.tables[0]
     align = cell(t, "fid50k_full", "align")
     assert align.summary.mean == align.paired.summary.mean + 24 == pytest.approx(17.0)
@@ -238,7 +254,7 @@ def test_the_best_snapshot_stands_beside_the_last_and_decides_nothing(tmp_path):
 def test_trial_that_serves_two_tables_is_one_row(tmp_path):
     exp = fake.matrix(seeds=(0,))
     fake.fill(tmp_path, exp, images=False)
-    rep = report.collect(exp, tmp_path)
+    rep = collect(exp, tmp_path)
     rows = list(csv.DictReader(io.StringIO(tables.results_csv(rep))))
     assert len(rows) == len({r["id"] for r in rows}) == len(rep.outcomes) == 14
     assert sum(len(r["serves"].split()) for r in rows) == 16
@@ -250,7 +266,7 @@ def test_reader_can_recompute_verdicts_from_the_csv(tmp_path):
     """docs/verdicts.md followed by hand, with scipy, from results.csv and paper.yaml alone."""
     exp = fake.matrix(seeds=(0, 1, 2, 3))
     fake.fill(tmp_path, exp, images=False)
-    rep = report.collect(exp, tmp_path)
+    rep = collect(exp, tmp_path)
     rows = list(csv.DictReader(io.StringIO(tables.results_csv(rep))))
     paper, seen = files.paper_results(), set()
 
@@ -280,7 +296,7 @@ def test_reader_can_recompute_verdicts_from_the_csv(tmp_path):
 def test_holm_is_over_the_headline_comparisons_of_a_table(tmp_path):
     exp = fake.matrix()
     fake.fill(tmp_path, exp, images=False)
-    t = report.collect(exp, tmp_path).tables[0]
+    t = collect(exp, tmp_path).tables[0]
     pairs = [(c.paired.p_t, c.p_holm) for m in t.headline for c in m.cells.values()
              if c.paired and c.paired.p_t is not None and c.p_holm is not None]  # fmt: skip
     assert len(pairs) == 8  # 2 arms x 2 settings x 2 metrics
@@ -292,7 +308,7 @@ def test_holm_is_over_the_headline_comparisons_of_a_table(tmp_path):
 def test_cells_csv_and_latex_are_well_formed(tmp_path):
     exp = fake.matrix()
     fake.fill(tmp_path, exp, images=False)
-    t = report.collect(exp, tmp_path).tables[0]
+    t = collect(exp, tmp_path).tables[0]
     rows = list(csv.DictReader(io.StringIO(tables.cells_csv(t))))
     assert len(rows) == 6 * len(t.metrics)
     assert all(None not in r and "" not in r for r in rows)
@@ -306,7 +322,7 @@ def test_cells_csv_and_latex_are_well_formed(tmp_path):
 def test_note_fits_mlflow(tmp_path):
     exp = fake.matrix()
     fake.fill(tmp_path, exp, images=False)
-    rep = report.collect(exp, tmp_path)
+    rep = collect(exp, tmp_path)
     whole, short = tables.note(rep, 20_000), tables.note(rep, 3000)
     assert len(short) <= 3000 < len(whole)
     assert "shortened" in short and "shortened" not in whole
@@ -319,13 +335,13 @@ def test_damaged_result_is_one_line_about_what_to_do(tmp_path):
     folder.mkdir(parents=True)
     (folder / "result.json").write_text('{"schema": 1, "id')
     with pytest.raises(UserError, match="result.json: not readable"):
-        report.collect(fake.experiment(TABLE), tmp_path)
+        collect(fake.experiment(TABLE), tmp_path)
 
 
 def test_unwritable_folder_is_a_user_error(tmp_path):
     (tmp_path / "made_up").write_text("in the way")
     with pytest.raises(UserError, match="needs a folder"):
-        report.write(report.collect(fake.experiment(TABLE), tmp_path), tmp_path)
+        write(collect(fake.experiment(TABLE), tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import Run
-from harness.schedule import GRACE_S, Ended, Job, Share, Stop, drive
+from harness.experiment.spec import Run
+from harness.orchestration.schedule import GRACE_S, Ended, Job, Share, Stop, drive
 
 SHARE = Share(1.0, 1)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 
 from harness.errors import UserError
-from harness.schema import parse, plain
+from harness.experiment.schema import parse, plain
 
 
 @dataclass(frozen=True)

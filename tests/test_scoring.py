@@ -6,11 +6,17 @@ import json
 import pytest
 import torch
 
-from harness import checkpoint, config, evaluate, scoring, trained
-from harness import train as loop
-from harness import trial as trials
+from harness.disk import cache_folder
 from harness.errors import UserError
-from harness.metrics import record
+from harness.evaluation import evaluate
+from harness.evaluation.evidence import record
+from harness.experiment import spec as config
+from harness.store import checkpoint
+from harness.training import trained
+from harness.training.arm import build, load_data
+from harness.training.state import State, new_state
+from harness.trial import run as trials
+from harness.trial import scoring
 from tests import tiny
 
 NAME = "fd_efficientnet_lite0_32px_16_full"
@@ -38,16 +44,16 @@ class Control:
 def planted(monkeypatch, tmp_path):
     """A watch over an untrained trial whose distances are given, and what moves it on."""
     trial = tiny.trial(eval=EVAL)
-    data, _ = trials.load_data(trial)
-    g, d, _ = trials.build(trial, data, torch.device("cpu"))
-    state = loop.new_state(g, d, trial.train)
+    data, _ = load_data(trial)
+    g, d, _ = build(trial, data, torch.device("cpu"))
+    state = new_state(g, d, trial.train)
 
     def measure(watch, nimg, value):
         monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {NAME: record(value, "lower", {})})
         state.nimg = nimg
         with torch.no_grad():
             next(d.parameters()).fill_(nimg)
-        assert watch.measure(state, lambda done, total: None) == {NAME: value}
+        assert watch.measure(state, lambda done, total: None) == {NAME: record(value, "lower", {})}
 
     def watch(resumed=None):
         return scoring.Watch(trial, data, tmp_path, resumed)
@@ -114,7 +120,7 @@ def test_a_best_that_is_gone_is_said(planted):
     measure(watch, 10, 5.0)
     path = watch.folder / watch.best["file"]
     path.write_bytes(path.read_bytes()[:-1])
-    state = loop.State(*[None] * 6, nimg=20)  # type: ignore[arg-type]
+    state = State(*[None] * 6, nimg=20)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="gone or broken.*eval.during=null"):
         scoring.of_best(watch, state, {}, None, None)
 
@@ -168,7 +174,7 @@ def test_a_trial_scores_its_last_and_its_best(tmp_path, monkeypatch):
         assert model.nimg == nimg
         again = evaluate.evaluate(
             model.g, model.d, model.data, model.heldout, trial.eval, seed=0, conditional=False, device="cpu",
-            cache=evaluate.cache_folder(), weights_used=model.weights,
+            cache=cache_folder(), weights_used=model.weights,
         )  # fmt: skip
         assert again == records
     # Measuring moves nothing: without it the same weights.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import statistics as st
+from harness.report import statistics as st
 
 VALUES = [3.1, 2.4, 4.0, 3.3, 2.9]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backbones import Site, _fir, stylegan2
 from backbones import _layers as L
-from harness.losses import path_length, r1_penalty
+from harness.method.losses import path_length, r1_penalty
 
 TINY = stylegan2.Options(z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
 R = 32

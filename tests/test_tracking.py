@@ -1,20 +1,23 @@
 """What MLflow shows is what the journals say: once each, in any order of troubles, rebuilt from nothing."""
 
+import base64
 import json
 import math
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from harness import committed, views
-from harness.journal import Journal
-from harness.sink import Sink, sync
-from harness.tracking import Mirror, default_uri, redact
+from harness.store import journal as journals
+from harness.store.journal import Journal
+from harness.tracking import views
+from harness.tracking.mirror import Mirror, default_uri, redact
+from harness.tracking.sink import Sink, sync
 from tests.fake_trials import entry
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
@@ -30,7 +33,7 @@ def results(tmp_path, mlflow_db):
 def write(results, e, nimgs, *, commit=None, state="running", image=False, bad=False):
     """Append points to a trial's journal and commit up to `commit` of the steps, all where None."""
     folder = results / "trials" / e.id
-    journal = Journal(folder / "events.jsonl", committed.size(folder))
+    journal = Journal(folder / "events.jsonl", journals.committed(folder))
     offset = journal.commit()
     for nimg in nimgs:
         values = {"loss/g": float(nimg), "eval/di": -float(nimg)}
@@ -87,7 +90,7 @@ def test_only_what_is_committed_is_shipped_and_each_point_once(results):
     mirror.update()
     mirror.update()
     assert curve(fresh(results), A) == [(i, i) for i in range(7)]
-    assert mirror.behind() == 0 and committed.size(folder) > 0
+    assert mirror.behind() == 0 and journals.committed(folder) > 0
 
 
 def test_a_run_carries_axes_colour_status_costs_and_data(results):
@@ -173,8 +176,12 @@ def test_a_spoilt_line_loses_that_line_only(results):
     folder = write(results, A, range(3))
     with (folder / "events.jsonl").open("ab") as f:
         f.write(b'{"nimg": 3, \xff\n{"nimg": 4, "time_ms": 1, "metrics": {"loss/g": 4.0}}\n[1]\n')
-    finish(folder)
-    assert curve(fresh(results), A) == [(0, 0), (1, 1), (2, 2), (4, 4)]
+    lines = journals.read(folder / "events.jsonl")
+    finish(folder, spoilt_lines=lines.spoilt)
+    mirror = fresh(results)
+    assert curve(mirror, A) == [(0, 0), (1, 1), (2, 2), (4, 4)]
+    assert [[x, y] for x, y in curve(mirror, A)] == journals.series(lines.events)["loss/g"]  # as result.json has it
+    assert runs(mirror)[A.id].data.tags["spoilt_lines"] == "2"
 
 
 def test_a_picture_outside_the_trial_is_not_sent(results):
@@ -214,15 +221,22 @@ def test_secrets_of_a_uri_are_not_repeated():
 
 
 def test_importing_tracking_is_cheap():
-    code = "import sys, harness.tracking, harness.sink; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    code = (
+        "import sys, harness.tracking.mirror, harness.tracking.sink\n"
+        "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
 def test_views_are_readable_and_name_the_parent():
-    made = views.tags("p4rent", ["loss/g"], ["final/fd_x", "final/di"], 7)
+    both = "final/x", "final/di"
+    made = views.tags("p4rent", ["loss/g"], both, both, 7)
     state = json.loads(made["mlflow.sharedViewState.by-arm"])
     assert state["name"] == "by arm" and state["state"].startswith("deflate;")
     assert len(state["state"]) < 5000
+    drawn = json.loads(zlib.decompress(base64.b64decode(state["state"].removeprefix("deflate;"))))["compareRunCharts"]
+    points = [c for c in drawn if c["type"] == "SCATTER"]
+    assert [(c["xaxis"]["key"], c["yaxis"]["key"]) for c in points] == [("final/di", "final/x")]
 
 
 @pytest.mark.slow
@@ -230,7 +244,8 @@ def test_several_processes_may_create_the_database_at_once(tmp_path):
     for n in range(4):
         write(tmp_path, entry(name_=f"t{n}"), range(3), state="interrupted")
     code = (
-        "import sys; from pathlib import Path; from harness.sink import sync; from tests.fake_trials import entry\n"
+        "import sys; from pathlib import Path; from harness.tracking.sink import sync\n"
+        "from tests.fake_trials import entry\n"
         "n = sys.argv[2]; sync(Path(sys.argv[1]), 'e' + n, (entry(name_='t' + n),))"
     )
     root = Path(__file__).parent.parent

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import cli
-from harness import checkpoint, config, weights
 from harness.errors import UserError
+from harness.experiment import spec as config
+from harness.store import checkpoint
+from harness.weights import importer as weights
 from tests import network_pickles as pickled
 from tests.network_pickles import SIZES, content, eqgan, state
 

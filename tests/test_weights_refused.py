@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import cli
-from harness import published, weights
 from harness.errors import UserError
+from harness.weights import importer as weights
+from harness.weights import published
 from tests import network_pickles as pickled
 from tests.network_pickles import SIZES, content, eqgan, state
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from harness import config
+from harness.experiment import spec as config
 
 ARMS: dict[str, dict[str, Any]] = {
     "baseline": {},

@@ -1,67 +1,15 @@
 """Datasets: uint8 images with or without labels, identified by their content.
 
+cifar10.py      CIFAR-10, from the genuine archive
+image_zip.py    StyleGAN's format: a ZIP or a folder
+synthetic.py    drawn shapes, made when asked for
+
 A dataset is one module in this package with
 
     Options                                  frozen dataclass, typed fields
     has_test(options) -> bool                whether split "test" exists; opens no file
     identity(options) -> str | None          what its files hold, by content; None where they are not here. Downloads
                                              nothing
-    load(options, split="train") -> ImageSet UserError on anything bad
     EPOCH                                    raised when the same files and options give other images than before
-
-Files beginning with "_" are shared parts, not datasets.
+    load(options, split="train") -> ImageSet (`harness.data.imageset`) UserError on anything bad
 """
-
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-
-Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One split of a dataset.
-
-    `images` uint8 [N, 3, R, R] (may be a read-only memmap); `labels` int64 [N] in
-    [0, num_classes), or None with `num_classes` 0. `fingerprint` identifies pixels, labels,
-    count, resolution and resize filter. `about` is plain data for records. `xflip`: the
-    trainer mirrors each image with probability 1/2. `boxes` float64 [N, 4], where the object
-    is known: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray | None
-    num_classes: int
-    fingerprint: str
-    about: dict[str, Any]
-    xflip: bool = False
-    boxes: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def resolution(self) -> int:
-        return int(self.images.shape[-1])
-
-
-def blocks(images: np.ndarray, size: int = 1024) -> Iterator[np.ndarray]:
-    """`images` in contiguous pieces, so that a memmap is never read whole."""
-    for start in range(0, len(images), size):
-        yield np.ascontiguousarray(images[start : start + size])
-
-
-def fingerprint(images: np.ndarray, labels: np.ndarray | None, filter: str) -> str:
-    """32 hex digits over the pixels [N, 3, R, R], the labels, N, R and the resize filter."""
-    head = {"count": len(images), "resolution": images.shape[-1], "filter": filter, "labelled": labels is not None}
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    if labels is not None:
-        digest.update(labels.astype("<i8").tobytes())
-    for block in blocks(images):
-        digest.update(block.data)
-    return digest.hexdigest()[:32]

@@ -14,8 +14,10 @@ from typing import Annotated
 
 import numpy as np
 
-from harness.datasets import ImageSet, Split, _batches, _identity, fingerprint
-from harness.errors import UserError
+from harness.data import cifar_batches as _batches
+from harness.data import identity as _identity
+from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.errors import UserError, one_line
 
 EPOCH = 1
 
@@ -133,9 +135,8 @@ def _read_archive(path: Path, split: Split) -> dict[str, bytes]:
                 if name in _BATCHES[split] and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
         raise UserError(
-            f"{place}: not a whole cifar-10-python.tar.gz ({reason}); remove it and run again to download it"
+            f"{place}: not a whole cifar-10-python.tar.gz ({one_line(e)}); remove it and run again to download it"
         ) from None
     return found
 
@@ -173,7 +174,7 @@ def download(path: Path, progress: Callable[[int, int], None] = _print_progress)
             raise UserError(f"{place}: what was downloaded ({done} bytes) has another checksum; try again, or {remedy}")
         part.replace(path)
     except (OSError, http.client.HTTPException) as e:
-        reason = " ".join(str(getattr(e, "reason", None) or e).split())
+        reason = one_line(getattr(e, "reason", None) or e)
         raise UserError(f"{place}: does not exist and can't be downloaded ({reason}); {remedy}") from None
     finally:
         part.unlink(missing_ok=True)

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image
 
-from harness.datasets import ImageSet, Split, _cache, _identity, fingerprint
-from harness.datasets._files import ImageFiles, open_files
-from harness.datasets._images import Filter, decode, require_square, resize
+from harness.data import identity as _identity
+from harness.data import pixel_cache as _cache
+from harness.data.decode import Filter, decode, require_square, resize
+from harness.data.image_files import ImageFiles, open_files
+from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.errors import UserError
 from harness.rng import derive
 

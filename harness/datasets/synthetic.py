@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from harness.datasets import ImageSet, Split, fingerprint
+from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.rng import derive
 
 EPOCH = 1

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.metrics import Evidence, Needs, Record, Sample, Setting, record, short
-from harness.metrics._features import INCEPTION
+from harness.evaluation.evidence import Evidence, Needs, Record, Sample, Setting, record, short
+from harness.evaluation.features import INCEPTION
 
 EPOCH = 1
 

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from harness.metrics import Evidence, Needs, Protocol, Record, Setting, record
+from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting, record
+from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, pairs, protocol_of
-from harness.metrics._features import INCEPTION
 
 EPOCH = 1
 

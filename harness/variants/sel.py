@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from backbones import Modulate, Site
 from harness.errors import UserError
-from harness.generator import Encoder, Heatmaps
-from harness.heatmaps import RELEASE, HeatmapOptions, Resize, channels, resize, sample
+from harness.method.generator import Encoder, Heatmaps
+from harness.method.heatmaps import RELEASE, HeatmapOptions, Resize, channels, resize, sample
 from harness.variants._scaled import Scaled
 
 EPOCH = 1

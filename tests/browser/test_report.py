@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import report
+from harness.report.collect import collect
+from harness.report.write import write
 from tests import fake_results as fake
 
 pytestmark = pytest.mark.browser
@@ -29,7 +30,7 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     exp = fake.matrix(seeds=(0, 1, 2))
     fake.fill(folder, exp, skip=lambda place, t: place[0] == "table3" and t.seed == 2)
-    paths = report.write(report.collect(exp, folder), folder)
+    paths = write(collect(exp, folder), folder)
     return next(p for p in paths if p.name == "report.html").as_uri()
 
 

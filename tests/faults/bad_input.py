@@ -133,7 +133,7 @@ DIGITS = "9" * 5000
 TAGS = {
     "object/apply": f"!!python/object/apply:os.system ['{TOUCH}']",
     "object/new": f"!!python/object/new:os.system ['{TOUCH}']",
-    "object": "!!python/object:harness.config.Run {}",
+    "object": "!!python/object:harness.experiment.spec.Run {}",
     "name": "!!python/name:os.system",
     "module": "!!python/module:os",
     "tuple": "!!python/tuple [0]",

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from harness import trial
+from harness.trial import run as trial
 from tests.faults.ground import Ground, Harm, Numbers, Said
 
 HEADER = ("trial", "times tried", "lost results", "differing digits", "duplicate or missing points", "stray processes")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import cli
-from harness import remote
 from harness.datasets import cifar10
-from harness.metrics._features import INCEPTION_VARIABLE
+from harness.evaluation.features import INCEPTION_VARIABLE
+from harness.store import remote
 from tests.faults import bad_files, bad_input, bad_models
 from tests.faults.bad_input import RAN, Case
 
@@ -58,7 +58,9 @@ def imported():
     """What a first call would import, which is not a case's time."""
     import mlflow
 
-    from harness import evaluate, launch, weights
+    from harness.evaluation import evaluate
+    from harness.orchestration import launch
+    from harness.weights import importer as weights
 
     assert mlflow and evaluate and launch and weights
     threads = torch.get_num_threads()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import tracking
-from harness.mlflow_server import serve
+from harness.tracking import mirror as tracking
+from harness.tracking.server import serve
 from tests.faults.ground import Ground, Said
 
 pytestmark = pytest.mark.slow

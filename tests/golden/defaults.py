@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import config, ids, plugins
-from harness.schema import plain
+from harness import plugins
+from harness.experiment import ids
+from harness.experiment import spec as config
+from harness.experiment.schema import plain
 
 FILE = Path(__file__).with_suffix(".json")
 SHELVES = ("backbones", "harness.datasets", "harness.variants", "harness.metrics")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backbones import stylegan2
-from harness import losses
+from harness.method import losses
 from tests.golden.own_method import fill, summary, wave
 
 FILE = Path(__file__).with_suffix(".json")

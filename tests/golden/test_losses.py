@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import losses
+from harness.method import losses
 from tests.golden._golden import FORWARD, GRADIENT, Case, cases, close, close_all, gradients
 from tests.golden.test_stylegan2 import discriminator, generator
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import frechet, scores
+from harness.evaluation import frechet, scores
 from harness.metrics import _distances, precision_recall
 from tests.golden._golden import Case, cases, close
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import stylegan2
-from harness.losses import r1_penalty
+from harness.method.losses import r1_penalty
 from tests.golden import own_stylegan2
 from tests.golden._golden import FORWARD, GRADIENT, Case, cases, close, close_all, gradients
 

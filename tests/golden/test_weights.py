@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from backbones import stylegan2
-from harness import checkpoint, config, weights
-from harness.generator import SpatialGenerator
-from harness.trial import build
+from harness.experiment import spec as config
+from harness.method.generator import SpatialGenerator
+from harness.store import checkpoint
+from harness.training.arm import build
+from harness.weights import importer as weights
 from tests import network_pickles as pickles
 from tests.golden._golden import FOLDER, FORWARD, Case, cases, close
 

@@ -1,0 +1,11 @@
+"""From files to images.
+
+imageset.py       what a data set is
+decode.py         one image file to pixels
+image_files.py    the images of a ZIP or folder
+archive.py        writing a ZIP that a killed run can continue
+pixel_cache.py    decoded once for all trials
+cifar_batches.py  CIFAR's pickles, nothing executed
+batches.py        the endless sequence of real images, in batches
+prepare.py        ZIPs from what one downloads
+"""

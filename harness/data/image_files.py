@@ -1,0 +1,162 @@
+"""The images of a ZIP or a folder, with the labels of its `dataset.json`: StyleGAN's format.
+
+Nothing is extracted, and no name inside is ever joined to a path.
+"""
+
+import hashlib
+import json
+import lzma
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.errors import UserError, one_line
+
+EPOCH = 1
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LABELS = "dataset.json"
+MAX_FILE_BYTES = 256 * 2**20
+MAX_CLASSES = 100_000
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """`names` in sorted order; `read(name)` gives a file's bytes; `labels` by name, or None.
+
+    `identity` changes when the files do. `prepared` is what `data prepare` recorded, if it did.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    labels: dict[str, int] | None
+    num_classes: int
+    prepared: dict[str, Any] | None
+    identity: str
+    read: Callable[[str], bytes]
+
+
+def open_files(path: Path, key: str) -> ImageFiles:
+    """Open a ZIP or a folder. UserErrors begin with `key`, the option that names the path."""
+    place = f"{key}: {path}"
+    if not path.exists():
+        raise UserError(f"{place}: does not exist; give a ZIP or a folder of images")
+    try:
+        sizes, read, identity = _folder(path, place) if path.is_dir() else _zip(path, place)
+    except BROKEN as e:
+        raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
+    names = tuple(sorted(n for n in sizes if counts(n) and n != LABELS))
+    if not names:
+        raise UserError(f"{place}: holds no images; it must hold PNG, JPEG or WebP files")
+    for name in (*names, LABELS):
+        if sizes.get(name, 0) > MAX_FILE_BYTES:
+            raise UserError(f"{place}: {name}: {sizes[name]} bytes: must be at most {MAX_FILE_BYTES}; remove it")
+    meta = _meta(read, place) if LABELS in sizes else {}
+    labels = _labels(meta, names, f"{place}: dataset.json")
+    num_classes = max(labels.values()) + 1 if labels else 0
+    prepared = meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None
+    return ImageFiles(path, names, labels, num_classes, prepared, identity, read)
+
+
+def counts(name: str) -> bool:
+    """Whether a file of this name, relative to the ZIP or folder, is one of those that are read."""
+    return name == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
+
+
+def walk(folder: Path) -> dict[str, Path]:
+    """All files below `folder` by their names relative to it. Linked folders are followed, though not back to one
+    in which the link itself lies."""
+    found: dict[str, Path] = {}
+    todo: list[tuple[Path, str, tuple[str, ...]]] = [(folder, "", (os.path.realpath(folder),))]
+    while todo:
+        here, prefix, above = todo.pop()
+        for path in here.iterdir():
+            if path.is_dir():
+                real = os.path.realpath(path)
+                if not any(f"{a}/".startswith(f"{real}/") for a in above):
+                    todo.append((path, f"{prefix}{path.name}/", (*above, real)))
+            elif path.is_file():
+                found[prefix + path.name] = path
+    return found
+
+
+def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
+    archive = zipfile.ZipFile(path)
+    infos = {i.filename: i for i in archive.infolist() if not i.is_dir()}
+    if len(infos) != sum(not i.is_dir() for i in archive.infolist()):
+        raise UserError(f"{place}: holds two files of one name; make it again")
+    for name in infos:
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
+            raise UserError(f"{place}: {name!r}: a name must stay inside the ZIP; make it again")
+    lock = threading.Lock()
+
+    def read(name: str) -> bytes:
+        try:
+            with lock:  # one file handle, several decoding threads
+                return archive.read(infos[name])
+        except BROKEN as e:
+            raise UserError(f"{place}: {name}: not readable ({one_line(e)}); make the ZIP again") from None
+
+    content = sorted((i.filename, i.file_size, i.CRC) for i in infos.values())
+    return {n: i.file_size for n, i in infos.items()}, read, _hash(content)
+
+
+def _folder(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
+    stats = {name: p.stat() for name, p in walk(path).items()}
+
+    def read(name: str) -> bytes:
+        try:
+            return (path / name).read_bytes()
+        except OSError as e:
+            raise UserError(f"{place}: {name}: not readable ({one_line(e)}); check the file") from None
+
+    # Reading every file to identify a folder would cost as much as decoding it.
+    content = [str(path.resolve()), sorted((n, s.st_size, s.st_mtime_ns) for n, s in stats.items())]
+    return {n: s.st_size for n, s in stats.items()}, read, _hash(content)
+
+
+def _meta(read: Callable[[str], bytes], place: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(read("dataset.json"))
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{place}: dataset.json: not readable JSON ({one_line(e)}); make it again") from None
+    if not isinstance(meta, dict):
+        raise UserError(f'{place}: dataset.json: must be a mapping {{"labels": [[file name, class], ...]}}')
+    return meta
+
+
+def _labels(meta: dict[str, Any], names: tuple[str, ...], place: str) -> dict[str, int] | None:
+    raw = meta.get("labels")
+    if not raw:
+        return None
+    try:
+        labels: dict[Any, Any] = dict(raw)
+        if len(labels) != len(raw):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise UserError(f"{place}: labels: must be a list of [file name, class], each file once") from None
+    for name, label in labels.items():
+        if type(label) is not int or not 0 <= label < MAX_CLASSES:
+            raise UserError(f"{place}: {name}: label {label!r}: must be a class number from 0 to {MAX_CLASSES - 1}")
+    known = set(names)
+    for name in labels:
+        if name not in known:
+            raise UserError(f"{place}: {name!r} has a label but is not there; add the file or drop the label")
+    for name in names:
+        if name not in labels:
+            raise UserError(f"{place}: {name!r} has no label; label every image, or drop all labels")
+    return labels
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,129 @@
+"""What extractors see in the real images: computed once per machine, shared by all trials.
+
+A cache file is named by the hash of all that decides its content (data fingerprint,
+extractor, weights, resize, count), is written beside its place and moved there, carries its
+own checksum, and is computed under a lock, so trials that start together compute it once. A
+file that fails its checksum is computed again.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harness import rng
+from harness.data.imageset import ImageSet
+from harness.disk import write_atomic
+from harness.errors import UserError
+from harness.evaluation.collect import Collector
+from harness.evaluation.evidence import Evidence, Sample
+from harness.evaluation.frechet import Moments
+
+_VERSION = 1  # raise when the meaning of a cached array changes
+
+
+def reference(
+    images: ImageSet,
+    moments: Iterable[Sample],
+    features: Iterable[Sample],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    cache: Path,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Evidence:
+    """Moments and features of the asked samples of real images. `progress` is told of every sample's images."""
+    evidence = Evidence()
+    for keep, samples in ((False, moments), (True, features)):
+        for sample in samples:
+            collector = Collector(sample.extractor, () if keep else (sample,), (sample,) if keep else (), device)
+
+            def compute(collector: Collector = collector, sample: Sample = sample) -> dict[str, NDArray]:
+                for batch in _batches(images, sample.count, batch_size):
+                    collector.add(torch.from_numpy(batch))
+                if sample in collector.evidence.features:
+                    return {"features": collector.evidence.features[sample]}
+                done = collector.evidence.moments[sample]
+                return {"mean": done.mean.cpu().numpy(), "scatter": done.scatter.cpu().numpy()}
+
+            key = {
+                "version": _VERSION,
+                "data": images.fingerprint,
+                **collector.network.about,
+                "layer": sample.layer,
+                "count": sample.count,
+                "kind": "features" if keep else "moments",
+            }
+            arrays = cached(cache, key, compute)
+            evidence.about[sample.extractor] = collector.network.about
+            if keep:
+                evidence.features[sample] = arrays["features"]
+            else:
+                mean, scatter = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["scatter"])
+                evidence.moments[sample] = Moments(sample.count, mean, scatter)
+            progress(sample.count)
+    return evidence
+
+
+def chosen(total: int, count: int) -> NDArray[np.int64]:
+    """Which reals a protocol of `count` uses: all in order, else a fixed random choice, the same in every trial."""
+    if count == total:
+        return np.arange(total)
+    order = torch.randperm(total, generator=rng.stream(0, "eval/reals"))
+    return np.sort(order[:count].numpy())
+
+
+def cached(folder: Path, key: dict[str, object], compute: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
+    """`compute()`, or what it gave before for the same key. Raises UserError if the folder can't be written."""
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = folder / "reals" / f"{name}.npz"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock")):
+            arrays = _read(path)
+            if arrays is None:
+                arrays = compute()
+                _write(path, arrays)
+            return arrays
+    except OSError as e:
+        raise UserError(f"{path.parent}: {e.strerror or e}; set NASHBOARD_CACHE to a folder with room") from None
+
+
+def _batches(images: ImageSet, count: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    rows = chosen(len(images.images), count)
+    for start in range(0, count, batch_size):
+        yield np.ascontiguousarray(images.images[rows[start : start + batch_size]])
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when a process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, arrays: dict[str, NDArray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    body = buffer.getvalue()
+    write_atomic(path, hashlib.sha256(body).digest() + body)
+
+
+def _read(path: Path) -> dict[str, NDArray] | None:
+    """The arrays of a whole file; None if it is missing or its checksum is wrong."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(raw[32:]).digest() != raw[:32]:
+        return None
+    with np.load(io.BytesIO(raw[32:]), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,157 @@
+"""Trials onto processes: in this one, on a Ray of our own, or on a cluster."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.experiment.matrix import Entry
+from harness.experiment.schema import plain
+from harness.experiment.spec import Run, to_plain
+from harness.orchestration import attempt, cluster, fit
+from harness.orchestration.attempt import Control
+from harness.orchestration.pool import RayPool
+from harness.orchestration.schedule import Job, Share, Stop, drive
+from harness.store import lock
+from harness.store.folder import note_end, read_state
+
+WORKER = "harness.trial.run:run"
+PROBE = "harness.orchestration.fit:measure"
+ENDED_BADLY = ("failed", "oom", "timeout", "hung")  # tried again only when asked
+Tell = Callable[[str, str, dict[str, Any]], None]
+
+
+def launch(
+    entries: Sequence[Entry],
+    results: Path,
+    run: Run,
+    *,
+    experiment: str,
+    finished: Callable[[Entry], str | None],
+    on_progress: Tell = lambda id, word, report: None,
+    local: bool = False,
+    address: str | None = None,
+    ship_code: bool = True,
+    retry_failed: bool = False,
+    worker: str = WORKER,
+    probe: str = PROBE,
+    during: contextlib.AbstractContextManager[object] | None = None,
+) -> dict[str, str]:
+    """Run what is not finished, in order; returns {trial id: state word} for all `entries`.
+
+    `finished(entry)` is the word of a stored result, or None. `on_progress(id, word, report)`
+    hears of starts, reports (the content of state.json), retries (`waiting`) and ends.
+    `address`: an existing cluster, host:port; else a Ray of our own, or none when `local`.
+    `worker`: "module:function" with the signature of `trial.run`; `probe`: of `fit.measure`.
+    `during` is held as long as the lock.
+
+    Ctrl-C once asks every trial to save and stop (all unfinished are `interrupted`), twice ends them.
+    While Ray runs, sys.stdout and sys.stderr point to results/<experiment>/driver.log, so a
+    display must have bound its stream before. Raises Busy where another driver works on this
+    experiment, UserError where the cluster can never hold one trial.
+    """
+    folder = results.absolute() / experiment
+    words: dict[str, str] = {}
+    with lock.hold(folder), during or contextlib.nullcontext():
+        jobs = []
+        for entry in entries:
+            home = results.absolute() / "trials" / entry.id
+            word = finished(entry) or (None if retry_failed else _ended_badly(home))
+            if word:
+                words[entry.id] = word
+            else:
+                jobs.append(Job(entry.id, to_plain(entry.trial), home, Share(0, run.resources.cpus)))
+
+        def tell(job: Job, word: str, report: dict[str, Any]) -> None:
+            if word in (*ENDED_BADLY, "interrupted"):
+                note_end(job.folder, word, report.get("message"))
+            on_progress(job.id, word, report)
+
+        if jobs and local:
+            words |= _here(jobs, run, worker, tell)
+        elif jobs:
+            with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
+                pool, stop = RayPool(ray, run, worker), Stop()
+                with _signals(stop):
+                    trials = {e.id: e.trial for e in entries if e.id not in words}
+                    shares = fit.shares(trials, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
+                    for share in dict.fromkeys(shares.values()):
+                        pool.check(share)
+                    words |= drive([replace(job, share=shares[job.id]) for job in jobs], pool, run, stop, tell)
+    return {entry.id: words[entry.id] for entry in entries}
+
+
+# ── without Ray ─────────────────────────────────────────────────────────────
+
+
+def _here(jobs: list[Job], run: Run, worker: str, tell: Callable[[Job, str, dict[str, Any]], None]) -> dict[str, str]:
+    """One trial after another in this process: no Ray, no retries, no time limits."""
+    words, stop = dict.fromkeys((job.id for job in jobs), "interrupted"), Stop()
+
+    def stop_or_break(*_: object) -> None:
+        stop()
+        if stop.asked > 1:
+            raise KeyboardInterrupt
+
+    with _signals(stop_or_break):
+        for job in jobs:
+            if stop.asked:
+                break
+            tell(job, "running", {})
+            control = _Direct(stop, partial(tell, job, "running"))
+            ended = attempt.make(worker, job.config, job.folder, plain(run), control, attempt.begin(job.folder))
+            words[job.id] = "failed" if ended.word == "crashed" else ended.word
+            tell(job, words[job.id], {"message": ended.message})
+            if ended.fatal:
+                break
+    return words
+
+
+class _Direct(Control):
+    """The line between a trial and a driver that share a process."""
+
+    def __init__(self, stop: Stop, tell: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._stop, self._tell = stop, tell
+
+    def stop(self) -> bool:
+        return self._stop.asked > 0
+
+    def report(self, progress: dict[str, Any]) -> None:
+        self._tell(progress)
+
+
+def _ended_badly(folder: Path) -> str | None:
+    word = read_state(folder).get("state")
+    return word if word in ENDED_BADLY else None
+
+
+# ── signals and streams ─────────────────────────────────────────────────────
+
+
+@contextmanager
+def _signals(handler: Callable[..., None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to `handler`. Entered after ray.init, which takes SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Ray prints about every lost process whatever one asks: let it do so into `log`."""
+    with log.open("a", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+        yield
+    sys.stdout.flush()

@@ -1,0 +1,317 @@
+"""What an experiment costs, before anything runs: images, hours, disk, and when it would end.
+
+A trial's hours are its images over the speed of its *shape*: backbone, resolution, variants, batch, precision.
+Speeds come from trials of that shape that finished here, else from throughput.json beside this file
+(`python -m bench.throughput`), else from what was published. A shape without any says so; nothing is guessed.
+Scoring at the end of a trial is not part of it.
+"""
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.errors import UserError
+from harness.experiment import ids
+from harness.experiment import spec as config
+from harness.experiment.matrix import Entry
+from harness.experiment.schema import plain
+from harness.experiment.spec import Experiment, Plugin, Train, Trial
+from harness.store.checkpoint import KEEP
+
+Kind = Literal["gpu", "cpu"]
+KINDS: tuple[Kind, ...] = ("gpu", "cpu")
+CLASSES = 10  # of a conditional trial, to size its networks; a class more or less is a row of an embedding
+NATIVE = {"cifar10": 32}  # sides of datasets that have no option for it
+THROUGHPUT = Path(__file__).parent / "throughput.json"  # of the package, so that an installed one knows it too
+
+# StyleGAN3's documentation gives 2.47 s per 1,000 images for `paper256` on 8 A100; the paper adds "around 30 %".
+PUBLISHED_GPU_S_PER_KIMG = 8 * 2.47
+PUBLISHED_OVERHEAD = 1.30
+PUBLISHED = "published: 2.47 s/kimg of paper256 on 8 A100, +30 % for arms with variants"
+
+
+class Record(NamedTuple):
+    """A measured speed: images per second of one trial of `shape` on one `device` ("cpu", or a GPU's name)."""
+
+    shape: Mapping[str, Any]
+    device: str
+    images_per_s: float
+    source: str
+
+
+class Speed(NamedTuple):
+    """Images per second on one device, and where that is known from."""
+
+    images_per_s: float
+    source: str
+
+
+# ── speeds ───────────────────────────────────────────────────────────────────
+
+
+def shape(trial: Trial) -> dict[str, Any]:
+    """What a trial's speed hangs on, flat and as plain data; of its images that is their size."""
+    t = trial.train
+    return {
+        "backbone": trial.backbone.name,
+        **{f"backbone.{k}": v for k, v in plain(trial.backbone.options).items()},
+        "resolution": resolution(trial),
+        "conditional": trial.conditional,
+        "variants": [_variant(v) for v in trial.variants],
+        "batch_size": t.batch_size,
+        "microbatch": t.microbatch,
+        "d_steps": t.d_steps,
+        "r1_interval": t.r1_interval if t.r1_gamma else None,
+        "pl_interval": t.pl_interval if t.pl_weight else None,
+        "precision": t.precision,
+        "tf32": t.tf32,
+    }
+
+
+def _variant(variant: Plugin) -> str:
+    """A variant's name with its profile and whatever is not as that profile has it: `sel (release, hidden 8)`."""
+    profile = getattr(variant.options, "profile", "paper")
+    usual = config.plugin("harness.variants", {"name": variant.name, "profile": profile}, "variant")
+    changed = [f"{k} {json.dumps(v)}" for k, v in ids.differing(variant.options, usual.options).items()]
+    said = ", ".join([*([profile] if profile != "paper" else []), *changed])
+    return f"{variant.name} ({said})" if said else variant.name
+
+
+def resolution(trial: Trial) -> int | None:
+    """Side of the trial's images in pixels; None where only the files tell it."""
+    return getattr(trial.dataset.options, "resolution", None) or NATIVE.get(trial.dataset.name)
+
+
+def speed(trial: Trial, kind: Kind, records: Iterable[Record]) -> Speed | None:
+    """The trial's speed on one GPU, or on its share of cores; None where nobody measured it.
+
+    The first record whose shape the trial has counts; a record made before an option existed still does.
+    """
+    now = shape(trial)
+    for r in records:
+        if (r.device == "cpu") == (kind == "cpu") and r.shape.items() <= _hashable(now).items():
+            return Speed(r.images_per_s, r.source)
+    if kind == "gpu" and _is_paper256(now):
+        slower = PUBLISHED_OVERHEAD if trial.variants else 1.0
+        return Speed(1000 / (PUBLISHED_GPU_S_PER_KIMG * slower), PUBLISHED)
+    return None
+
+
+def _is_paper256(shape: Mapping[str, Any]) -> bool:
+    wanted = {"backbone": "stylegan2", "backbone.channel_base": 16384, "resolution": 256, "batch_size": 64}
+    return wanted.items() <= _hashable(shape).items()
+
+
+def _hashable(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """`shape` with lists as tuples, so that the items of two shapes can be compared as sets."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
+
+
+def measured(path: Path = THROUGHPUT) -> list[Record]:
+    """The records of throughput.json; none where the file is missing. UserError where it is broken."""
+    try:
+        rows = json.loads(path.read_text())
+        return [
+            Record(
+                _hashable(r["shape"]), r["device"], float(r["images_per_s"]), f"measured: {r['machine']}, {r['commit']}"
+            )
+            for r in rows
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(f"{path}: not readable ({e!r}); remove it and measure again") from None
+
+
+def finished_here(results: Path) -> list[Record]:
+    """A record for every finished trial under `results`/trials, the fastest of a shape first."""
+    found = []
+    for path in sorted((results / "trials").glob("*/result.json")):
+        try:
+            result = json.loads(path.read_text())
+            trial = config.parse_trial(result["config"], str(path))
+            rate, device = float(result["cost"]["images_per_s"]), str(result["env"]["device"])
+        except (OSError, ValueError, KeyError, TypeError, UserError):
+            continue  # a result of another version tells nothing about speed
+        if result.get("status") == "done" and rate > 0:
+            found.append(Record(_hashable(shape(trial)), device, rate, "measured: trials that finished here"))
+    return sorted(found, key=lambda r: -r.images_per_s)
+
+
+def seconds(trial: Trial, records: Iterable[Record]) -> float:
+    """How long the trial trains, for the order of launching: on a GPU, else on a core, else 0 for not known."""
+    known = speed(trial, "gpu", records) or speed(trial, "cpu", records)
+    return images(trial) / known.images_per_s if known else 0.0
+
+
+# ── time ─────────────────────────────────────────────────────────────────────
+
+
+def images(trial: Trial) -> int:
+    """Real images shown to D in the whole training."""
+    return round(trial.train.total_kimg * 1000)
+
+
+def slots(devices: float, share: float) -> int:
+    """How many trials of `share` devices (a fraction, or whole) run at once on `devices`."""
+    return max(0, int(devices / share + 1e-9))
+
+
+def finishes(seconds: Sequence[float], slots: int) -> list[float]:
+    """When each trial ends if they start in this order, each as soon as one of `slots` is free."""
+    free, ends = [0.0] * slots, []
+    for s in seconds:
+        ends.append(heapq.heappop(free) + s)
+        heapq.heappush(free, ends[-1])
+    return ends
+
+
+class Finish(NamedTuple):
+    """Seconds from now until one seed of every cell, and until all trials are trained, on `devices`."""
+
+    devices: int
+    first_s: float
+    all_s: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Time on one kind of device. `seconds` holds for every trial how long it takes one device, None where unknown."""
+
+    kind: Kind
+    trials: tuple[Entry, ...]
+    seconds: tuple[float | None, ...]
+    sources: Mapping[str, int]  # where speeds are known from -> how many trials
+
+    @property
+    def hours(self) -> float:
+        """Hours of one device, over the trials whose speed is known."""
+        return sum(s for s in self.seconds if s is not None) / 3600
+
+    @property
+    def unknown(self) -> tuple[Entry, ...]:
+        return tuple(e for e, s in zip(self.trials, self.seconds, strict=True) if s is None)
+
+    def finish(self, devices: int, share: float, first: Container[str]) -> Finish | None:
+        """On `devices`, of which each trial takes `share`, those without a speed left out; `first` are the ids of one
+        seed of every cell. A trial is taken to need as many device seconds on several or a part as on one.
+        None where not one trial fits."""
+        known = [(e.id, s / share) for e, s in zip(self.trials, self.seconds, strict=True) if s is not None]
+        if not known or not slots(devices, share):
+            return None
+        ends = finishes([s for _, s in known], slots(devices, share))
+        early = [end for (id, _), end in zip(known, ends, strict=True) if id in first]
+        return Finish(devices, max(early, default=0.0), max(ends))
+
+
+def forecast(trials: Iterable[Entry], kind: Kind, records: Sequence[Record]) -> Forecast:
+    """How long `trials`, in launch order, will train."""
+    trials = tuple(trials)
+    speeds = [speed(e.trial, kind, records) for e in trials]
+    seconds = tuple(images(e.trial) / s.images_per_s if s else None for e, s in zip(trials, speeds, strict=True))
+    return Forecast(kind, trials, seconds, Counter(s.source for s in speeds if s))
+
+
+def first_seeds(experiment: Experiment) -> frozenset[str]:
+    """Ids of the trials that are the first seed of a cell."""
+    return frozenset(cell[0].id for table in experiment.tables for cell in table.cells.values())
+
+
+# ── disk ─────────────────────────────────────────────────────────────────────
+
+
+def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int, best: bool = False) -> int:
+    """About what stays of a trial: its last checkpoints (float32 weights, EMA, two moments of Adam), the weights of
+    the best snapshot where one is kept, and a grid of 64 images per snapshot, uncompressed."""
+    copies_g = 4 if train.ema_kimg else 3
+    checkpoint = 4 * (copies_g * params_g + 3 * params_d)
+    grids = 1 if train.snapshot_kimg is None else int(train.total_kimg // train.snapshot_kimg) + 1
+    checkpoints = KEEP * checkpoint + best * 4 * ((copies_g - 2) * params_g + params_d)
+    return checkpoints + grids * 64 * 3 * resolution**2
+
+
+def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
+    """Parameters of G, with what its variants add, and of D; the networks are built without memory."""
+    import numpy as np
+    import torch
+
+    from harness.data.imageset import ImageSet
+    from harness.training.arm import build
+
+    nothing = np.empty((0, 3, resolution, resolution), np.uint8)
+    with torch.device("meta"):
+        g, d, _ = build(trial, ImageSet(nothing, None, classes, "", {}), torch.device("meta"))
+    return sum(p.numel() for p in g.parameters()), sum(p.numel() for p in d.parameters())
+
+
+def disk(trials: Iterable[Entry]) -> tuple[int, int]:
+    """Bytes that the trials leave, and of how many trials that is unknown: their images' size is in files."""
+    sizes: dict[str, tuple[int, int]] = {}
+    total, unknown = 0, 0
+    for e in trials:
+        side = resolution(e.trial)
+        if side is None:
+            unknown += 1
+            continue
+        key = repr((e.trial.backbone, e.trial.variants, e.trial.conditional, side))
+        classes = CLASSES if e.trial.conditional else 0
+        g, d = sizes.get(key) or sizes.setdefault(key, parameters(e.trial, side, classes))
+        total += disk_bytes(e.trial.train, g, d, side, e.trial.eval.during is not None)
+    return total, unknown
+
+
+# ── in words ─────────────────────────────────────────────────────────────────
+
+
+def notes(
+    experiment: Experiment, todo: Sequence[Entry], records: Sequence[Record], gpus: Iterable[int], cores: int
+) -> list[str]:
+    """What is printed below the list of trials; `todo` are those without a result, in launch order."""
+    shown = sum(images(e.trial) for e in todo)
+    bytes_, unsized = disk(todo)
+    lines = [
+        f"to do: {len(todo)} trials, {shown / 1e6:,.4g} million images; one seed of every cell first, then the next",
+        f"disk: about {bytes_ / 1e9:,.3g} GB" + (f", and {unsized} trials of unknown size" if unsized else ""),
+    ]
+    first, want = first_seeds(experiment), experiment.run.resources
+    for kind, sizes, share in zip(
+        KINDS, (list(gpus), [cores]), (1.0 if want.gpus == "auto" else want.gpus, float(want.cpus)), strict=True
+    ):
+        if kind == "gpu" and (experiment.run.device == "cpu" or not share):
+            continue
+        found = forecast(todo, kind, records)
+        if kind == "gpu" or found.sources:
+            lines += _time(found, sizes, share, first)
+    return lines + ["times are of training alone: pictures and the scoring at its end come on top; nothing was run"]
+
+
+def _time(found: Forecast, sizes: Sequence[int], share: float, first: Container[str]) -> list[str]:
+    """Hours, where they come from, and the finish on each size."""
+    device = "GPU" if found.kind == "gpu" else "core"
+    lines = [f"{device} hours: {found.hours:,.4g}"] if found.sources else []
+    lines += [f"  {n} trials {source}" for source, n in found.sources.items()]
+    if found.unknown:
+        which = ", ".join(sorted({e.trial.backbone.name for e in found.unknown}))
+        lines.append(
+            f"  {len(found.unknown)} trials unmeasured on a {device} ({which}), in no sum here: see bench/throughput.py"
+        )
+    for size in sizes:
+        end = found.finish(size, share, first)
+        name = f"{size} {device}{'s' * (size != 1)}"
+        if end:
+            lines.append(f"  {name}: one seed of every cell after {_span(end.first_s)}, all after {_span(end.all_s)}")
+        elif found.sources:
+            lines.append(f"  {name}: no room for a trial, which takes {share:g}")
+    return lines
+
+
+def _span(seconds: float) -> str:
+    """`40 min`, `7.3 h`, `12.9 days`."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,13 @@
+"""From results to tables and a page.
+
+model.py       what a report is
+collect.py     result.json files into one
+names.py       what a person calls things, and their order
+statistics.py  intervals, paired tests, verdicts
+tables.py      as text: console, Markdown, CSV, LaTeX
+charts.py      its drawings
+page.py        report.html
+grounds.py     its section on what stands behind the figures
+style.py       its style sheet
+write.py       all of it into files
+"""

@@ -1,0 +1,237 @@
+"""From result.json files to tables: what every cell holds, how it compares, and what it can't say.
+
+Nothing else is read but a trial's state.json where there is no result yet, so a report can be
+made at any moment, anywhere the results folder is, and again later from the same files.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.experiment import files
+from harness.experiment import spec as config
+from harness.experiment.matrix import Cell as Place
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Experiment, Table, Trial
+from harness.report import names, statistics
+from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
+from harness.report.names import Name
+from harness.report.statistics import Summary
+
+
+def collect(experiment: Experiment, results: Path) -> Report:
+    """The state of every trial of `experiment` under `results`/trials, and its tables. Works at any moment."""
+    outcomes = tuple(_outcome(e.trial, e.serves, results / "trials" / e.id) for e in entries(experiment))
+    by_id = {o.trial.id: o for o in outcomes}
+    paper = files.paper_results()
+    return Report(experiment, tuple(_table(t, by_id, paper) for t in experiment.tables), outcomes)
+
+
+# ── reading ──────────────────────────────────────────────────────────────────
+
+
+def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
+    result, live = _read(folder / "result.json"), _read(folder / "state.json")
+    if not result:
+        return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, ())
+    state = str(result.get("status"))
+    if not config.scored_as(result, trial.eval):
+        state = "scored otherwise"
+    scores, not_finite, facts = {}, [], json.dumps(_facts(result))
+    for name, m in result.get("metrics", {}).items() if state == "done" else ():
+        if isinstance(m["value"], int | float) and math.isfinite(m["value"]):
+            protocol = {k: v for k, v in m.get("protocol", {}).items() if k != "seed"}
+            kind = facts + json.dumps(protocol, sort_keys=True)
+            about = names.of(name, m)
+            scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, about, kind)
+        else:
+            not_finite.append(name)
+    return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite))
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, str]:
+    env = result.get("env", {})
+    facts = {
+        "commit": env.get("commit"),
+        "device": env.get("device"),
+        "torch": env.get("versions", {}).get("torch"),
+        "data": result.get("dataset", {}).get("fingerprint"),
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where the file is not there yet."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: not readable ({e}); it is written whole, so remove it and run the trial") from None
+    return found if isinstance(found, dict) else {}
+
+
+# ── tables ───────────────────────────────────────────────────────────────────
+
+
+def _table(table: Table, by_id: Mapping[str, Outcome], paper: Mapping[str, Any]) -> TableReport:
+    outcomes = {place: tuple(by_id[t.id] for t in trials) for place, trials in table.cells.items()}
+    baseline = "baseline" if "baseline" in table.arms else table.arms[0]
+    found = [s.name for group in outcomes.values() for o in group for s in o.scores.values()]
+    heads = {n.key for n in names.heads(found)}
+    theirs = paper.get(table.paper or "", {})
+    metrics = [_metric(n, n.key in heads, baseline, outcomes, theirs) for n in names.order(found)]
+    # Holm within the table: the headline comparisons are one family, all others another.
+    corrected = _holm([m for m in metrics if m.headline]) + _holm([m for m in metrics if not m.headline])
+    return TableReport(table, baseline, outcomes, tuple(corrected), tuple(_notes(table, baseline, outcomes, corrected)))
+
+
+def _metric(
+    name: Name,
+    headline: bool,
+    baseline: str,
+    outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]],
+    theirs: Mapping[str, Any],
+) -> MetricTable:
+    scored = [o.scores[name.key] for group in outcomes.values() for o in group if name.key in o.scores]
+    kinds = {s.kind: s.protocol for s in scored}
+    protocols = {json.dumps(protocol, sort_keys=True): protocol for protocol in kinds.values()}
+    key, apart = _paper(s.name for s in scored) if theirs else (None, None)
+    cells = {}
+    for (setting, arm), group in outcomes.items():
+        column = theirs.get(setting, {}) if key else {}
+        cells[setting, arm] = _cell(
+            name.key,
+            group,
+            outcomes[setting, baseline] if arm != baseline else None,
+            column.get(arm, {}).get(key),
+            column.get(baseline, {}).get(key),
+        )
+    return MetricTable(name.key, name.label, scored[0].better, headline, cells, tuple(protocols.values()), apart)
+
+
+def _paper(names: Iterable[Name]) -> tuple[str | None, str | None]:
+    """The paper's name for a metric whose records say that it is the paper's, each of them; or why its figures can't
+    stand beside it (both None: nothing is said)."""
+    kinds = {n.paper: n.apart for n in names}
+    return (next(iter(kinds)), None) if len(kinds) == 1 and None not in kinds else (None, kinds.get(None))
+
+
+def _cell(
+    name: str, group: tuple[Outcome, ...], against: tuple[Outcome, ...] | None, paper: float | None, base: float | None
+) -> Cell:
+    scored = [o for o in group if name in o.scores]
+    reference = [o for o in against or () if name in o.scores]
+    values = {o.trial.seed: o.scores[name].value for o in scored}
+    tails = [t for o in scored if (t := o.trailing(name))]
+    kept = [o.result["best"] for o in scored if name in o.result.get("best", {}).get("metrics", {})]
+    best = Best(tuple(b["metrics"][name]["value"] for b in kept), tuple(b["nimg"] for b in kept))
+    cell = Cell(
+        planned=len(group),
+        waiting=tuple("not finite" if name in o.not_finite else o.word for o in group if name not in o.scores),
+        values=values,
+        summary=statistics.summary(list(values.values())) if values else None,
+        trailing=_pool(tails) if scored and len(tails) == len(scored) else None,
+        best=best if scored and len(kept) == len(scored) else None,
+        mixed=len({o.scores[name].kind for o in scored + reference}) > 1,
+        paper=paper,
+    )
+    if against is None:
+        return cell
+    pair = statistics.paired(*_same_protocol(name, scored, reference))
+    difference = paper - base if paper is not None and base is not None else None
+    judged = statistics.verdict(pair.differences if pair else (), difference) if difference else None
+    return replace(cell, paired=pair, paper_difference=difference, verdict=judged)
+
+
+def _same_protocol(name: str, arm: list[Outcome], baseline: list[Outcome]) -> tuple[dict[int, float], dict[int, float]]:
+    """{seed: value} of both, without a pair whose two sides were measured under different protocols."""
+    theirs = {o.trial.seed: o.scores[name] for o in baseline}
+    ours = {o.trial.seed: o.scores[name] for o in arm}
+    pairs = {s for s in ours.keys() & theirs.keys() if ours[s].protocol == theirs[s].protocol}
+    return {s: ours[s].value for s in pairs}, {s: theirs[s].value for s in pairs}
+
+
+def _pool(tails: list[Summary]) -> Trailing:
+    mean = math.fsum(t.mean for t in tails) / len(tails)
+    within = math.fsum((t.sd or 0.0) ** 2 for t in tails) / len(tails)
+    return Trailing(min(t.n for t in tails), mean, math.sqrt(within))
+
+
+def _holm(metrics: list[MetricTable]) -> list[MetricTable]:
+    places = [(i, place) for i, m in enumerate(metrics) for place, c in m.cells.items() if _p(c) is not None]
+    adjusted = statistics.holm([p for i, place in places if (p := _p(metrics[i].cells[place])) is not None])
+    cells = [dict(m.cells) for m in metrics]
+    for (i, place), p in zip(places, adjusted, strict=True):
+        cells[i][place] = replace(cells[i][place], p_holm=p)
+    return [replace(m, cells=c) for m, c in zip(metrics, cells, strict=True)]
+
+
+def _p(cell: Cell) -> float | None:
+    return cell.paired.p_t if cell.paired else None
+
+
+# ── notes ────────────────────────────────────────────────────────────────────
+
+
+def _notes(
+    table: Table,
+    baseline: str,
+    outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]],
+    metrics: list[MetricTable],
+) -> list[str]:
+    """What a reader of the table must know: mixtures, gaps, and limits of so few seeds."""
+    headline = [m for m in metrics if m.headline]
+    notes = [m.apart for m in headline if m.apart]
+    for setting in table.settings:
+        column = [(f"{arm} s{o.trial.seed}", o) for arm in table.arms for o in outcomes[setting, arm]]
+        done = {who: o for who, o in column if o.state == "done"}
+        for fact in ("commit", "device", "torch", "data"):
+            notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
+        for file in sorted({file for o in done.values() for file in o.plugins}):
+            digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}
+            notes += _mixture(f"{setting}: mixed {file}", digests)
+        for m in headline:
+            protocols = {w: o.scores[m.name].protocol for w, o in done.items() if m.name in o.scores}
+            keys = _varying(protocols.values())
+            kinds = {w: ", ".join(f"{k} {p.get(k)}" for k in keys) for w, p in protocols.items()}
+            notes += _mixture(f"{setting}: {m.name} under mixed protocols, compared only within one", kinds)
+        spoilt = {who: n for who, o in column if (n := o.result.get("spoilt_lines"))}
+        if spoilt:
+            lines = ", ".join(f"{who} ({n})" for who, n in spoilt.items())
+            notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
+    if any(c.mixed for m in headline for c in m.cells.values()):
+        notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
+    for arm, changes in table.changes.items():
+        also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
+        notes.append(f"{table.labels.get(arm, arm)} also sets {also}")
+    lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})
+    notes += [f"{name}: not finite in a finished trial; that trial is left out of its cell" for name in lost]
+    pairs = [c.paired.summary.n for m in headline for c in m.cells.values() if c.paired]
+    if pairs and max(pairs) < 6:
+        notes.append(
+            f"with {max(pairs)} seed{'s' * (max(pairs) > 1)} the sign-flip p can't fall below "
+            f"{min(1.0, 2 / 2 ** max(pairs)):.3g}: read the intervals"
+        )
+    return notes
+
+
+def _mixture(title: str, kinds: Mapping[str, str]) -> list[str]:
+    """One line naming each kind with its trials, {trial: kind}, where there is more than one kind."""
+    groups: dict[str, list[str]] = {}
+    for who, kind in kinds.items():
+        groups.setdefault(kind, []).append(who)
+    if len(groups) < 2:
+        return []
+    return [f"{title}: " + "; ".join(f"{kind} ({', '.join(who)})" for kind, who in groups.items())]
+
+
+def _varying(protocols: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values differ."""
+    protocols = list(protocols)
+    keys = sorted({k for p in protocols for k in p})
+    return [k for k in keys if len({json.dumps(p.get(k), sort_keys=True) for p in protocols}) > 1]

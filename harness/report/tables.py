@@ -1,0 +1,328 @@
+"""Tables of a report as text: for the console, Markdown, CSV, LaTeX, and the note in MLflow."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from harness.report.model import Cell, MetricTable, Outcome, Report, TableReport, Trailing
+
+ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
+NOTHING = "–"
+BEST = (
+    "best: the snapshot with the least distance (eval.during), scored by the whole pass; chosen in hindsight, so arms "
+    "are compared by the last"
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of plain text; the first `left` columns are words, the others figures."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    left: int
+
+
+# ── figures as text ──────────────────────────────────────────────────────────
+
+
+def decimals(value: float, uncertainty: float | None = None) -> int:
+    """Decimals worth printing: as the paper's tables (2), fewer from 100 on, more where two digits of the
+    uncertainty (without one: three digits of the value) need them."""
+    scale = abs(uncertainty) if uncertainty else abs(value) / 10
+    wanted = 1 - math.floor(math.log10(scale)) if scale > 0 else 0
+    least = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return min(6, max(least, wanted))
+
+
+def number(value: float, uncertainty: float | None = None, *, signed: bool = False) -> str:
+    """`value` in the decimals that its uncertainty allows, with a true minus sign."""
+    return f"{value:{'+' if signed else ''}.{decimals(value, uncertainty)}f}".replace("-", "−")
+
+
+def estimate(mean: float, half: float | None, *, signed: bool = False) -> str:
+    """`7.91 ± 0.31`; the mean alone where there is no interval."""
+    text = number(mean, half, signed=signed)
+    return text if half is None else f"{text} ± {half:.{decimals(mean, half)}f}"
+
+
+def ours(cell: Cell) -> str:
+    """A cell's mean and interval, or the states of its trials where it has none."""
+    if cell.summary is None:
+        return waiting(cell.waiting)
+    lacking = f" ({cell.summary.n} of {cell.planned})" if cell.summary.n < cell.planned else ""
+    return estimate(cell.summary.mean, cell.summary.half) + lacking + "†" * cell.mixed
+
+
+def difference(cell: Cell) -> str:
+    """Arm minus baseline with its paired interval."""
+    pair = cell.paired
+    return estimate(pair.summary.mean, pair.summary.half, signed=True) if pair else NOTHING
+
+
+def best(cell: Cell) -> str:
+    """`7.52 (320 to 400)`: the best snapshots' mean over seeds, and after how many thousand images they were taken."""
+    if cell.best is None:
+        return NOTHING
+    first, last = min(cell.best.nimg) / 1000, max(cell.best.nimg) / 1000
+    mean = math.fsum(cell.best.values) / len(cell.best.values)
+    when = f"{first:g}" if first == last else f"{first:g} to {last:g}"
+    return f"{number(mean, cell.summary and cell.summary.half)} ({when})"
+
+
+def paper(cell: Cell) -> str:
+    """The paper's figure with its difference to the paper's baseline."""
+    if cell.paper is None:
+        return NOTHING
+    gap = f" ({signed_paper(cell.paper_difference)})" if cell.paper_difference is not None else ""
+    return f"{cell.paper:.2f}{gap}"
+
+
+def signed_paper(value: float) -> str:
+    """A difference of the paper's figures, which have two decimals."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def verdict(cell: Cell) -> str:
+    """The verdict's word; an inconclusive one says how many more seeds would settle it."""
+    if cell.verdict is None:
+        return NOTHING
+    more = cell.verdict.more_seeds
+    return cell.verdict.word + (f" (+{more} seed{'s' * (more > 1)})" if more else "")
+
+
+def waiting(words: Iterable[str]) -> str:
+    """`2 missing, diverged`."""
+    counts = Counter(words)
+    return ", ".join(f"{n} {w}" if n > 1 else w for w, n in counts.items()) or NOTHING
+
+
+def seeds(group: tuple[Outcome, ...]) -> str:
+    """`3`, or `1 of 3: running 40%, missing`."""
+    done = sum(o.state == "done" for o in group)
+    return (
+        str(done) if done == len(group) else f"{done} of {len(group)}: {waiting(o.word for o in group if not o.scores)}"
+    )
+
+
+# ── grids ────────────────────────────────────────────────────────────────────
+
+
+def grid(t: TableReport) -> Grid:
+    """Settings and arms as rows; per headline metric ours, the paired difference, the paper's, the verdict."""
+    several = len(t.table.settings) > 1
+    header = ["Setting"] * several + ["Arm", "Seeds"]
+    for m in t.headline:
+        header += [f"{m.label} {ARROW[m.better]}", "vs baseline"] + ["best (kimg)"] * has_best(m)
+        header += ["paper", "verdict"] * beside_paper(m)
+    rows = []
+    for setting in t.table.settings:
+        for arm in t.table.arms:
+            row = [t.label(setting)] * several + [t.label(arm), seeds(t.outcomes[setting, arm])]
+            for m in t.headline:
+                cell = m.cells[setting, arm]
+                row += [ours(cell), difference(cell)] + [best(cell)] * has_best(m)
+                row += [paper(cell), verdict(cell)] if beside_paper(m) else []
+            rows.append(tuple(row))
+    about = ["mean over seeds ± half of the 95 % t-interval; differences are paired by seed"]
+    if any(has_best(m) for m in t.headline):
+        about.append(BEST)
+    notes = (*about, *tails(t), *t.notes)
+    return Grid(t.table.title, tuple(header), tuple(rows), notes, 2 + several)
+
+
+def secondary(t: TableReport) -> Grid | None:
+    """All other metrics, one column each; None where there are none."""
+    rest = [m for m in t.metrics if not m.headline]
+    if not rest:
+        return None
+    several = len(t.table.settings) > 1
+    rows = [
+        (*[t.label(setting)] * several, t.label(arm), *(ours(m.cells[setting, arm]) for m in rest))
+        for setting in t.table.settings
+        for arm in t.table.arms
+    ]
+    header = (*["Setting"] * several, "Arm", *(f"{m.label} {ARROW[m.better]}" for m in rest))
+    return Grid(f"{t.table.title}: other metrics", header, tuple(rows), (), 1 + several)
+
+
+def has_best(m: MetricTable) -> bool:
+    """Was a best snapshot scored in any cell of this metric?"""
+    return any(c.best for c in m.cells.values())
+
+
+def beside_paper(m: MetricTable) -> bool:
+    """Does any figure of the paper stand beside this metric?"""
+    return any(c.paper is not None for c in m.cells.values())
+
+
+def tails(t: TableReport) -> list[str]:
+    """What the last snapshots say of metrics that move between them, as notes."""
+    notes = []
+    for m in t.headline:
+        parts = [f"{t.label(s)}, {t.label(a)}: {trailing(c.trailing)}" for (s, a), c in m.cells.items() if c.trailing]
+        if parts:
+            count = max(c.trailing.snapshots for c in m.cells.values() if c.trailing)
+            notes.append(f"{m.label} over the last {count} snapshots, mean and sd within a run: {'; '.join(parts)}")
+    return notes
+
+
+def trailing(t: Trailing) -> str:
+    """`2.49 (sd 0.35)`."""
+    return f"{number(t.mean, t.sd)} (sd {t.sd:.{decimals(t.mean, t.sd)}f})"
+
+
+# ── formats ──────────────────────────────────────────────────────────────────
+
+
+def markdown(t: TableReport, *, notes: bool = True) -> str:
+    """The table, its other metrics and notes as GitHub-flavoured Markdown."""
+    main, rest = grid(t), secondary(t)
+    text = f"## {main.title}\n\n{pipes(main)}"
+    if rest:
+        text += f"\n### Other metrics\n\n{pipes(rest)}"
+    return text + ("\n" + "".join(f"- {n}\n" for n in main.notes) if notes else "")
+
+
+def note(report: Report, limit: int = 7500) -> str:
+    """The Markdown at the top of MLflow's parent run, at most `limit` characters: MLflow cuts tags at 8,000.
+
+    Notes, then other metrics, then whole tables are left out, and the text says so.
+    """
+    head = f"# {report.experiment.name}\n\n{status(report)}\n\n"
+    left_out = "\n(shortened; the whole tables are in report.html)\n"
+    tries = (
+        [markdown(t) for t in report.tables],
+        [markdown(t, notes=False) for t in report.tables],
+        [f"## {grid(t).title}\n\n{pipes(grid(t))}" for t in report.tables],
+    )
+    for i, parts in enumerate(tries):
+        text = head + "\n".join(parts) + left_out * (i > 0)
+        if len(text) <= limit:
+            return text
+    while parts and len(head + "\n".join(parts) + left_out) > limit:
+        parts.pop()
+    return head + "\n".join(parts) + left_out
+
+
+def status(report: Report) -> str:
+    """`12 of 18 trials done, 2 running, 4 missing`."""
+    states = report.states
+    rest = "".join(f", {n} {s}" for s, n in states.items() if s != "done")
+    return f"{states['done']} of {sum(states.values())} trials done{rest}"
+
+
+def pipes(g: Grid) -> str:
+    """The grid alone as a Markdown table."""
+    rule = ["---" if i < g.left else "---:" for i in range(len(g.header))]
+    lines = [g.header, rule, *g.rows]
+    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines)
+
+
+def latex(t: TableReport) -> str:
+    """A booktabs table in the paper's own layout: arms as rows; per setting the headline metrics; our
+    mean with half its interval as subscript, the paper's figure in parentheses beneath."""
+    count = len(t.headline)
+    spans = [f"\\multicolumn{{{count}}}{{c}}{{{_tex(t.label(s))}}}" for s in t.table.settings]
+    rules = [f"\\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(spans))]
+    heads = [f"{_tex(m.label)} {_tex(ARROW[m.better])}" for _ in spans for m in t.headline]
+    lines = [f"% {t.table.title}; needs booktabs", f"\\begin{{tabular}}{{l{'c' * len(spans) * count}}}", "\\toprule"]
+    if count:
+        lines += [" & ".join(["", *spans]) + r" \\", "".join(rules)]
+    lines += [" & ".join(["Method", *heads]) + r" \\", "\\midrule"]
+    for arm in t.table.arms:
+        cells = [m.cells[s, arm] for s in t.table.settings for m in t.headline]
+        lines.append(" & ".join([_tex(t.label(arm)), *map(_tex_cell, cells)]) + r" \\")
+        if any(c.paper is not None for c in cells):
+            theirs = [f"({c.paper:.2f})" if c.paper is not None else "" for c in cells]
+            lines.append(" & ".join(["\\quad\\small paper", *(f"\\small {x}" for x in theirs)]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {n}" for n in t.notes)]) + "\n"
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.summary is None:
+        return "--"
+    half = cell.summary.half
+    text = number(cell.summary.mean, half).replace("−", "-")
+    few = f"^{{n={cell.summary.n}}}" if cell.summary.n < cell.planned else ""
+    spread = f"_{{\\pm {half:.{decimals(cell.summary.mean, half)}f}}}" if half is not None else ""
+    return f"${text}{few}{spread}$"
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"[&%#_{}$]", lambda m: "\\" + m[0], text)
+    for sign, command in (("↓", "$\\downarrow$"), ("↑", "$\\uparrow$"), ("→", "$\\to$"), ("−", "$-$")):
+        text = text.replace(sign, command)
+    return text
+
+
+def cells_csv(t: TableReport) -> str:
+    """One row a cell and metric, with every statistic behind the table."""
+    rows = []
+    for m in t.metrics:
+        for (setting, arm), c in m.cells.items():
+            own, pair = c.summary, c.paired
+            rows.append(
+                {
+                    "table": t.table.name, "setting": setting, "arm": arm, "metric": m.name, "better": m.better,
+                    "planned": c.planned, "n": own.n if own else 0, "mean": own and own.mean, "sd": own and own.sd,
+                    "low": own and own.low, "high": own and own.high,
+                    "snapshots": c.trailing and c.trailing.snapshots,
+                    "snapshots_mean": c.trailing and c.trailing.mean, "snapshots_sd": c.trailing and c.trailing.sd,
+                    "pairs": pair.summary.n if pair else 0, "difference": pair and pair.summary.mean,
+                    "difference_sd": pair and pair.summary.sd, "difference_low": pair and pair.summary.low,
+                    "difference_high": pair and pair.summary.high, "effect_size": pair and pair.effect,
+                    "p_t": pair and pair.p_t, "p_holm": c.p_holm, "p_sign_flip": pair and pair.p_flip,
+                    "precise_seeds": c.precise_seeds, "paper": c.paper, "paper_difference": c.paper_difference,
+                    "verdict": c.verdict and c.verdict.word, "more_seeds": c.verdict and c.verdict.more_seeds,
+                    "mixed": c.mixed, "waiting": waiting(c.waiting) if c.waiting else "",
+                }
+            )  # fmt: skip
+    return _csv(rows)
+
+
+def results_csv(report: Report) -> str:
+    """One row a trial: what it serves, its state, every metric with its standard error and protocol's hash."""
+    metrics = sorted({m for o in report.outcomes for m in o.scores})
+    rows = []
+    for o in report.outcomes:
+        cost, facts, kept = o.result.get("cost", {}), o.facts(), o.result.get("best", {})
+        row: dict[str, Any] = {
+            "id": o.trial.id, "seed": o.trial.seed, "state": o.word, "reason": o.reason,
+            "serves": " ".join(f"{p.table}/{p.setting}/{p.arm}" for p in o.serves),
+            "dataset": o.trial.dataset.name, "backbone": o.trial.backbone.name, "conditional": o.trial.conditional,
+            "variants": "+".join(v.name for v in o.trial.variants), "precision": o.trial.train.precision,
+            "nimg": o.result.get("nimg", o.live.get("nimg")), **facts,
+        }  # fmt: skip
+        for m in metrics:
+            score, tail = o.scores.get(m), o.trailing(m)
+            row |= {m: score and score.value, f"{m}.se": score and score.se}
+            row[f"{m}.protocol"] = fingerprint(score.protocol) if score else None
+            row |= {f"{m}.snapshots_mean": tail.mean, f"{m}.snapshots_sd": tail.sd} if tail else {}
+            row |= {f"{m}.best": kept["metrics"][m]["value"]} if m in kept.get("metrics", {}) else {}
+        row |= {"best.nimg": kept["nimg"], "best.by": kept["by"]} if kept else {}
+        rows.append(row | {f"cost.{k}": v for k, v in cost.items()})
+    return _csv(rows)
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """8 hex digits that two measurements share exactly when their protocols are equal."""
+    return sha256(json.dumps(dict(protocol), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """All keys of all rows as columns, in order of appearance; None is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

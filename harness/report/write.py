@@ -1,0 +1,24 @@
+"""A report's files: the only place that knows both tables and page."""
+
+from pathlib import Path
+
+from harness.disk import write_atomic
+from harness.errors import UserError
+from harness.report import page, tables
+from harness.report.model import Report
+
+
+def write(report: Report, results: Path) -> list[Path]:
+    """Write tables/*.md|csv|tex, results.csv and report.html under `results`/<experiment>; returns their paths."""
+    folder = results / report.experiment.name
+    files = {"results.csv": tables.results_csv(report), "report.html": page.html(report)}
+    for t in report.tables:
+        files[f"tables/{t.table.name}.md"] = tables.markdown(t)
+        files[f"tables/{t.table.name}.csv"] = tables.cells_csv(t)
+        files[f"tables/{t.table.name}.tex"] = tables.latex(t)
+    try:
+        for name, text in files.items():
+            write_atomic(folder / name, text.encode())
+    except OSError as e:
+        raise UserError(f"{folder}: {e.strerror}; the report needs a folder it can write to") from None
+    return [folder / name for name in files]

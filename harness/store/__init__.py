@@ -1,0 +1,8 @@
+"""A trial's folder.
+
+folder.py      its state, its result, and whose turn it is to write
+checkpoint.py  atomic, checksummed weights; the only torch here
+journal.py     append-only events
+lock.py        one driver for an experiment
+remote.py      results behind a URL
+"""

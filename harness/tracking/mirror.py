@@ -1,0 +1,376 @@
+"""MLflow's copy of the trials. The only mlflow import, made late: importing this file is cheap.
+
+What is true stays in results/. One sink ships the *committed* part of each journal, so MLflow
+may lag, be down, or be deleted and rebuilt, and never costs a trial anything. Sending twice is
+safe: to MLflow a point is its (key, time, step, value), and the journal fixes all four.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.disk import ROOT, read_json, write_atomic
+from harness.experiment.matrix import Entry
+from harness.report import names
+from harness.store import journal
+from harness.store.folder import read_state
+from harness.tracking import views
+
+BATCH = 900  # metrics per request: below the limit of older servers
+STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sink has its own patience; MLflow's blocks for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def default_uri(results: Path) -> str:
+    """The SQLite file that is used where no tracking URI is given."""
+    return f"sqlite:///{results.absolute() / 'mlflow.db'}"
+
+
+def redact(text: str) -> str:
+    """`text` without the user and password of any URI in it."""
+    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", text)
+
+
+class Mirror:
+    """One experiment in MLflow: a parent run, and under it one run per trial.
+
+    What was sent is noted in results/<experiment>/, bound to the store and its parent run.
+    """
+
+    def __init__(self, results: Path, experiment: str, entries: Sequence[Entry], uri: str | None) -> None:
+        self.results, self.experiment, self.entries = results.absolute(), experiment, entries
+        self.uri = uri or default_uri(results)
+        self.note = ""
+        self.closed = False  # no driver will change these trials any more
+        self._arms = list(dict.fromkeys(e.serves[0].arm for e in entries))
+        key = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
+        self._book = self.results / experiment / f"tracking-{key}.json"
+        self._sent: dict[str, Any] = read_json(self._book) or {"parent": None, "trials": {}, "keys": []}
+        self._client: Any = None
+        self._images: dict[str, set[str]] = {}  # run id -> pictures it has
+
+    def update(self) -> None:
+        """Ship all that is committed and not yet sent."""
+        if self._client is None:
+            self._open()
+        before = json.dumps(self._sent)
+        try:
+            for entry in self.entries:
+                self._trial(entry)
+            self._parent()
+        finally:
+            if json.dumps(self._sent) != before:
+                write_atomic(self._book, json.dumps(self._sent).encode())
+
+    def behind(self) -> int:
+        """Committed bytes of all journals that MLflow does not have."""
+        sent = {id: trial["offset"] for id, trial in self._sent["trials"].items()}
+        return sum(max(0, journal.committed(self._folder(e)) - sent.get(e.id, 0)) for e in self.entries)
+
+    def settled(self) -> bool:
+        """Whether MLflow has been told all there is, the end of the last driver included."""
+        return self._sent.get("told", {}).get("status") in ("FINISHED", "KILLED") and not self.behind()
+
+    def folders(self) -> list[Path]:
+        """Those of its trials."""
+        return [self._folder(e) for e in self.entries]
+
+    def _folder(self, entry: Entry) -> Path:
+        return self.results / "trials" / entry.id
+
+    # ── opening ──
+
+    def _open(self) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if self.uri.startswith("sqlite:///"):
+            _create(Path(self.uri.removeprefix("sqlite:///")), self.results / "mlartifacts")
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs with a traceback it raises, too
+        client = MlflowClient(self.uri)
+        name = f"nashboard/{self.experiment}"
+        found = client.get_experiment_by_name(name)
+        root = (self.results / "mlartifacts" / self.experiment).as_uri() if self.uri.startswith("sqlite") else None
+        self.experiment_id = found.experiment_id if found else client.create_experiment(name, artifact_location=root)
+        parents = client.search_runs([self.experiment_id], "tags.kind = 'matrix'", max_results=1)
+        if parents:
+            parent = parents[0].info.run_id
+        else:
+            tags = {"kind": "matrix", "mlflow.source.name": "nashboard"}
+            parent = client.create_run(self.experiment_id, tags=tags, run_name=self.experiment).info.run_id
+        book = read_json(self._book)
+        # Another parent means another database: nothing of it was sent.
+        self._sent = book if book.get("parent") == parent else {"parent": parent, "trials": {}, "keys": []}
+        self._known = dict(_children(client, self.experiment_id, parent))
+        self._client = client
+
+    # ── one trial ──
+
+    def _trial(self, entry: Entry) -> None:
+        folder = self._folder(entry)
+        state = read_state(folder)
+        if not state:
+            return
+        from mlflow.exceptions import MlflowException
+
+        record = self._sent["trials"].setdefault(entry.id, {"run": None, "offset": 0, "tail": "", "told": {}})
+        try:
+            if record["tail"] != journal.mark(folder / "events.jsonl", record["offset"]):
+                if journal.committed(folder) >= record["offset"] or (folder / "result.json").exists():
+                    self._replace(entry, record)  # trained anew: the curves are others
+                else:
+                    return  # an older checkpoint was resumed; its journal will grow back to the same bytes
+            self._ship(entry, folder, state, record)
+        except MlflowException as e:
+            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") or not record["run"]:
+                raise
+            if not self._is_gone(record["run"]):
+                raise
+            self._replace(entry, record)  # deleted by hand
+
+    def _ship(self, entry: Entry, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
+        if record["run"] is None:
+            record["run"] = self._known.get(entry.id) or self._create_run(entry, folder, state)
+        run, path = record["run"], folder / "events.jsonl"
+        while chunk := journal.chunk(path, record["offset"], journal.committed(folder)):
+            self._send(run, folder, journal.parse(chunk).events)
+            record["offset"] += len(chunk)
+            record["tail"] = journal.mark(path, record["offset"])
+        self._tell(run, folder, state, record)
+
+    def _send(self, run: str, folder: Path, events: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        metrics, dropped = [], []
+        for event in events:
+            for key, value in event.get("metrics", {}).items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    metrics.append(Metric(_name(key), float(value), event["time_ms"], event["nimg"]))
+                else:
+                    dropped.append(f"{key} at {event['nimg']}")
+            if "image" in event:
+                self._send_image(run, folder, event)
+        tags = [RunTag("non_finite", ", ".join(dropped)[:5000])] if dropped else []
+        for i in range(0, max(len(metrics), 1), BATCH):
+            self._client.log_batch(run, metrics=metrics[i : i + BATCH], tags=tags)
+        self._sent["keys"] = sorted({*self._sent["keys"], *(m.key for m in metrics)})
+
+    def _send_image(self, run: str, folder: Path, event: dict[str, Any]) -> None:
+        """Log a picture as a step of `samples`. MLflow names each sending at random, so look first."""
+        if run not in self._images:
+            self._images[run] = {Path(a.path).name for a in self._client.list_artifacts(run, "images")}
+        mark = f"samples+step+{event['nimg']}+timestamp+{event['time_ms']}+"
+        path = (folder / event["image"]).resolve()
+        if any(name.startswith(mark) for name in self._images[run]) or not path.is_relative_to(folder.resolve()):
+            return
+        from PIL import Image
+
+        with contextlib.suppress(FileNotFoundError), Image.open(path) as picture:
+            self._client.log_image(
+                run, picture, key="samples", step=event["nimg"], timestamp=event["time_ms"], synchronous=True
+            )
+            self._images[run].add(mark)
+
+    def _tell(self, run: str, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
+        """Tags, files and the status: whatever changed since they were last told."""
+        word = str(state.get("state"))
+        if STATUS.get(word) == "RUNNING" and self.closed:
+            word = "interrupted"  # its driver is gone
+        ended = STATUS.get(word) != "RUNNING"
+        now = {"status": word, "message": str(state.get("message") or "")[:4000] if ended else ""}
+        result = read_json(folder / "result.json") if word in ("done", "diverged") else {}
+        if now == record["told"] and not (result and not record.get("result")):
+            return
+        from mlflow.entities import Metric, RunTag
+
+        env = read_json(folder / "env.json")
+        tags = {**now, "commit": env.get("commit", ""), "device": env.get("device", "")}
+        tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
+        at = int(float(state.get("time", time.time())) * 1000)
+        costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
+        self._client.log_batch(
+            run,
+            metrics=[Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)],
+            tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]],
+        )
+        for name in ("config.yaml", "env.json", "traceback.txt"):
+            if (folder / name).exists():
+                self._client.log_artifact(run, str(folder / name))
+        if result.get("dataset"):
+            self._client.log_inputs(run, datasets=[_dataset(result)])
+        if ended:
+            self._client.set_terminated(run, STATUS.get(word, "FAILED"), end_time=at)
+        else:
+            self._client.update_run(run, status="RUNNING")
+        record |= {"told": now, "result": bool(result)}
+
+    def _create_run(self, entry: Entry, folder: Path, state: dict[str, Any]) -> str:
+        from mlflow.entities import Param
+
+        cell = entry.serves[0]
+        began = (folder / "config.yaml").stat().st_mtime if (folder / "config.yaml").exists() else state.get("time", 0)
+        tags = {
+            "kind": "trial",
+            "trial.id": entry.id,
+            "serves": "; ".join(f"{c.table}: {c.setting}, {c.arm}, seed {c.seed}" for c in entry.serves),
+            "mlflow.parentRunId": self._sent["parent"],
+            "mlflow.runColor": views.colour(cell.arm, self._arms),
+            "mlflow.source.name": "nashboard",
+        }
+        run = self._client.create_run(
+            self.experiment_id, start_time=int(began * 1000), tags=tags, run_name=entry.name
+        ).info.run_id
+        self._client.log_batch(run, params=[Param(k, str(v)[:500]) for k, v in _params(entry).items()])
+        return str(run)
+
+    def _replace(self, entry: Entry, record: dict[str, Any]) -> None:
+        """Forget the run of a trial, so that the next update makes another."""
+        if record["run"] and not self._is_gone(record["run"]):
+            self._client.delete_run(record["run"])
+        self._known.pop(entry.id, None)
+        record |= {"run": None, "offset": 0, "tail": "", "told": {}, "result": False}
+
+    def _is_gone(self, run: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self._client.get_run(run).info.lifecycle_stage != "active")
+        except MlflowException as e:
+            if e.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
+
+    # ── the parent ──
+
+    def _parent(self) -> None:
+        parent, told = self._sent["parent"], self._sent.setdefault("told", {})
+        keys = self._sent["keys"]
+        curves = [k for k in keys if k.partition("/")[0] in ("loss", "eval", "scores")]
+        if told.get("keys") != keys:
+            # The views are MLflow's own undocumented format; without them the numbers are all there.
+            with contextlib.suppress(Exception):
+                finals, pair = self._finals([k for k in keys if k.startswith("final/")])
+                for key, value in views.tags(parent, curves, finals, pair, time.time_ns() // 1_000_000).items():
+                    self._client.set_experiment_tag(self.experiment_id, key, value)
+            told["keys"] = list(keys)
+        if self.note and told.get("note") != self.note:
+            self._client.set_tag(parent, "mlflow.note.content", self.note)
+            told["note"] = self.note
+        words = [t["told"].get("status") for t in self._sent["trials"].values()]
+        status = ("KILLED" if "interrupted" in words else "FINISHED") if self.closed else "RUNNING"
+        if told.get("status") != status:
+            if status == "RUNNING":
+                self._client.update_run(parent, status=status)
+            else:
+                self._client.set_terminated(parent, status)
+            told["status"] = status
+
+    def _finals(self, keys: list[str]) -> tuple[list[str], tuple[str, str] | None]:
+        """The final scores `keys` in a report's order, and which two of them to draw against each other."""
+        found: dict[str, names.Name] = {}
+        for folder in self.folders():
+            if set(keys) <= found.keys():
+                break
+            for name, record in read_json(folder / "result.json").get("metrics", {}).items():
+                key = _name(f"final/{name}")
+                found[key] = names.of(name, record)._replace(key=key)
+        known = [n for key, n in found.items() if key in keys]
+        pair, ordered = names.pair(known), [n.key for n in names.order(known)]
+        return ordered + [k for k in keys if k not in ordered], pair and (pair[0].key, pair[1].key)
+
+
+# ── what a run is called and carries ─────────────────────────────────────────
+
+
+def _params(entry: Entry) -> dict[str, Any]:
+    """The axes of the matrix and what one compares by; the whole configuration is a file of the run."""
+    cell, trial = entry.serves[0], entry.trial
+    return {
+        "table": cell.table,
+        "setting": cell.setting,
+        "arm": cell.arm,
+        "seed": trial.seed,
+        "dataset": trial.dataset.name,
+        "resolution": getattr(trial.dataset.options, "resolution", None) or "native",
+        "backbone": trial.backbone.name,
+        "conditional": trial.conditional,
+        "variants": " + ".join(v.name for v in trial.variants) or "none",
+        "kimg": f"{trial.train.total_kimg:g}",
+        "batch_size": trial.train.batch_size,
+    }
+
+
+def _name(key: str) -> str:
+    """A metric's name with only what MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
+
+
+def _dataset(result: dict[str, Any]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput
+
+    about = result["dataset"]
+    name, digest = str(about.get("name", "images")), str(about.get("fingerprint", ""))[:36]
+    return DatasetInput(Dataset(name=name, digest=digest, source_type="local", source=json.dumps({"name": name})), [])
+
+
+def _children(client: Any, experiment_id: str, parent: str) -> Iterator[tuple[str, str]]:
+    """(trial id, run id) of the runs under `parent`."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", page_token=token)
+        yield from ((r.data.tags["trial.id"], r.info.run_id) for r in page if "trial.id" in r.data.tags)
+        token = page.token
+        if not token:
+            return
+
+
+# ── the SQLite store ─────────────────────────────────────────────────────────
+
+
+def _create(db: Path, artifacts: Path) -> None:
+    """Make the database whole or not at all: MLflow's own migration, interrupted, leaves one that never opens."""
+    if db.exists():
+        return
+    db.parent.mkdir(parents=True, exist_ok=True)
+    part = db.with_name(f".{db.name}.{os.getpid()}.part")
+    code = "import sys; from harness.tracking.mirror import _migrate; _migrate(*sys.argv[1:])"
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", code, str(part), artifacts.as_uri()]
+    try:
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{db}: MLflow could not make its database: {done.stderr.strip()[-300:]}")
+        with contextlib.suppress(FileExistsError):
+            os.link(part, db)  # whoever comes first; the other's is the same
+    finally:
+        for leftover in db.parent.glob(f"{part.name}*"):
+            leftover.unlink()
+
+
+def _migrate(part: str, artifacts: str) -> None:
+    """In a process of its own: create the schema in `part`, in WAL mode, which lets readers in while we write."""
+    import sqlite3
+
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{part}", artifacts).engine.dispose()
+    with contextlib.closing(sqlite3.connect(part)) as connection:
+        connection.execute("pragma journal_mode=wal")
+        connection.execute("pragma wal_checkpoint(truncate)")

@@ -1,0 +1,97 @@
+"""MLflow's web pages over results/: a lean server on this machine only, and the link of our view."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.tracking import views
+from harness.tracking.mirror import default_uri
+
+START_S = 90.0
+
+
+@contextmanager
+def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[str]:
+    """A running server; yields its address. One process, no job runners: they outlive the server.
+
+    Raises UserError where the port is taken or there is no database yet.
+    """
+    db = results.absolute() / "mlflow.db"
+    if not db.exists():
+        raise UserError(f"{db}: not there; run a matrix first, or `sync` to build it from the results")
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: must be from 0 to {2**16 - 1}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            raise UserError(f"--port {port}: {e.strerror}; give another, like --port {port + 1}") from None
+        port = probe.getsockname()[1]  # port 0: any free one
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", default_uri(results)]
+    command += ["--default-artifact-root", (results.absolute() / "mlartifacts").as_uri()]
+    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    base = f"http://{host}:{port}"
+    with (results / "mlflow-server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, env={**os.environ, **lean}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(base, server, log.name)
+            yield base
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+def ui(
+    results: Path, experiment: str | None, port: int = 5000, *, browse: bool = True, say: Callable[[str], None] = print
+) -> None:
+    """Serve until Ctrl-C; says, and opens in a browser, the link of the experiment's view."""
+    with contextlib.suppress(KeyboardInterrupt), serve(results, port) as base:
+        link = view_link(base, experiment) if experiment else base
+        say(f"MLflow: {link}")
+        say("Ctrl-C ends it.")
+        if browse:
+            webbrowser.open(link)
+        while True:
+            time.sleep(3600)
+
+
+def view_link(base: str, experiment: str, view: str = "by-arm") -> str:
+    """The address of a saved view of `experiment`; the server's front page where it has no such experiment."""
+    query = urllib.parse.urlencode({"experiment_name": f"nashboard/{experiment}"})
+    try:
+        with urllib.request.urlopen(f"{base}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=30) as answer:
+            id = json.load(answer)["experiment"]["experiment_id"]
+    except urllib.error.HTTPError:
+        return base
+    return views.link(base, id, view)
+
+
+def _wait(base: str, server: "subprocess.Popen[bytes]", log: str) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/health", timeout=2):
+            return
+        time.sleep(0.2)
+    raise UserError(f"MLflow's server did not start; see {log}")

@@ -1,0 +1,333 @@
+"""One trial end to end: resume -> train -> one evaluation pass -> result.json."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from backbones import Discriminator
+from harness import outside, plugins
+from harness.data.imageset import ImageSet
+from harness.disk import ROOT, write_atomic
+from harness.errors import Diverged, UserError
+from harness.evaluation import evaluate
+from harness.experiment import ids, loader
+from harness.experiment import spec as config
+from harness.experiment.schema import parse, plain
+from harness.experiment.spec import Run, Trial
+from harness.method.generator import SpatialGenerator
+from harness.pictures import gallery
+from harness.rng import Streams
+from harness.store import checkpoint
+from harness.store.folder import fence
+from harness.store.journal import Journal, holds, read, series
+from harness.training.arm import build, classes, load_data
+from harness.training.ranks import device_index, same, team
+from harness.training.state import State, new_state
+from harness.training.train import train
+from harness.trial import scoring
+from harness.trial.upkeep import Upkeep
+
+SCHEMA = 1
+
+
+class Control(Protocol):
+    """The worker's line to whoever runs it."""
+
+    def stop(self) -> bool:
+        """True when the trial should save and end at its next step."""
+
+    def report(self, progress: dict[str, Any]) -> None:
+        """Take the content of state.json, about once a second."""
+
+
+class Interrupted(Exception):
+    """The trial was asked to stop; what it had is saved."""
+
+
+def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
+    """The trial's result if it is there and was scored as the trial asks, else None."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if config.scored_as(result, trial.eval) else None
+
+
+def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
+    """Run the trial `raw` (see `config.to_plain`) in `folder` to its end; returns its state's word.
+
+    done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
+    lives on: it stops as soon as the folder names a later one.
+    """
+    trial = with_data(config.parse_trial(raw, "trial"))
+    options: Run = parse(Run, run_options, "run")
+    folder.mkdir(parents=True, exist_ok=True)
+    live = Live(folder, trial, control, attempt)
+    live.say("running")
+    try:
+        _run(trial, folder, options, live)
+    except (Interrupted, KeyboardInterrupt):
+        return live.say("interrupted")
+    except Diverged as e:
+        return live.say("diverged", str(e))
+    return live.say("done")
+
+
+class Live:
+    """state.json: what the trial is doing, for `status` and the driver."""
+
+    def __init__(self, folder: Path, trial: Trial, control: Control, attempt: int) -> None:
+        self.folder, self.control, self.attempt = folder, control, attempt
+        self.now: dict[str, Any] = {
+            "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {}
+        }  # fmt: skip
+        self._written = 0.0
+
+    def say(self, state: str, message: str | None = None) -> str:
+        """Write `state` now; returns it."""
+        self.update(force=True, state=state, message=message)
+        return state
+
+    def update(self, *, force: bool = False, **values: Any) -> None:
+        """Note `values`; write them at most once a second. Raises Fenced as `check` does."""
+        self.now |= {**values, "time": time.time(), "attempt": self.attempt}
+        if force or time.monotonic() - self._written > 1:
+            self.fence()
+            self._written = time.monotonic()
+            write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
+            if self.now["state"] in ("running", "scoring"):
+                self.control.report(dict(self.now))
+
+    def check(self) -> None:
+        """Raise Interrupted when asked to stop, Fenced when another attempt owns the folder."""
+        self.fence()
+        if self.control.stop():
+            raise Interrupted
+
+    def fence(self) -> None:
+        fence(self.folder, self.attempt)
+
+
+def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
+    device = prepare_device(options, trial)
+    own = outside.used_by(trial.plugins)
+    env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
+    write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
+    write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    identity = ids.of_trial(trial)
+    write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
+    outside.keep(folder / "plugins", own)
+    raw = config.to_plain(trial)
+    data, heldout = load_data(trial)
+    g, d, hooks = build(trial, data, device)
+    state = new_state(g, d, trial.train)
+    saved = _resumable(folder)
+    if saved is not None:
+        if saved.meta["fingerprint"] != data.fingerprint:
+            raise UserError(
+                f"{folder}: the data changed since its checkpoint was written "
+                f"({saved.meta['fingerprint']} then, {data.fingerprint} now); restore the data or remove the folder"
+            )
+        state.load(saved.tensors, saved.meta["nimg"])
+    journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
+    keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
+    result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
+    metrics: dict[str, Any] = {}
+    best: dict[str, Any] | None = None
+    drawn: dict[str, str] = {}
+    try:
+        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
+            if saved is not None and state.nimg:
+                same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
+            ended = train(
+                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=keep
+            )  # fmt: skip
+        if not ended:
+            raise Interrupted
+        keep.finish(state)
+        metrics = scoring.of_last(trial, state, data, heldout, live)
+        best = scoring.of_best(keep.watch, state, metrics, heldout, live)
+        drawn = draw(trial, state, data, folder)
+    except Diverged as e:
+        # A diverged run is a result with its nimg, never a number.
+        result |= {"status": "diverged", "reason": str(e)}
+        metrics, best = {}, None
+    except BaseException:
+        journal.close()
+        raise
+    if best:
+        journal.metrics(best["nimg"], {f"best/{name}": record["value"] for name, record in best["metrics"].items()})
+        result["best"] = best
+    journal.metrics(state.nimg, {f"final/{name}": record["value"] for name, record in metrics.items()})
+    journal.commit()
+    written = read(folder / "events.jsonl")
+    result |= {
+        "nimg": state.nimg,
+        "config": config.to_plain(trial),
+        "env": env,
+        "identity": identity,
+        "scoring": ids.of_scoring(trial.eval),
+        "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
+        "metrics": metrics,
+        "cost": {**costs(g, d), **keep.costs()},
+        "series": series(written.events),
+        "spoilt_lines": written.spoilt,  # of the journal, left out of the series
+        "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
+        "figures": drawn,
+    }
+    journal.close()
+    live.fence()
+    write_atomic(folder / "result.json", json.dumps(result).encode())
+    if result["status"] == "diverged":
+        raise Diverged(result["reason"])
+
+
+def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint that is whole and whose part of the journal is; None: start anew."""
+    journal = folder / "events.jsonl"
+    return checkpoint.load_latest(
+        folder / "checkpoints", lambda meta: holds(journal, meta["journal_offset"], meta.get("journal_digest"))
+    )
+
+
+def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
+    """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
+    trial, options = config.parse_trial(raw, "trial"), parse(Run, run_options, "run")
+    device = prepare_device(options, trial, rank)
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, device)
+    state = new_state(g, d, trial.train)
+    if nimg:
+        state.load(checkpoint.decode(same(None, device)), nimg)
+
+    def forget(state: State) -> bool:
+        state.stats.clear()
+        return False
+
+    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+
+
+def with_data(trial: Trial) -> Trial:
+    """The trial with the identity of the images that are here now. UserError where it was made for others."""
+    here = ids.data_of(trial.dataset)
+    if trial.data not in ("", here):
+        raise UserError(
+            f"dataset: {trial.dataset.name}: other images here ({here}) than the trial is meant for ({trial.data}); "
+            "they changed since the matrix began, or this machine has others: give the same command again"
+        )
+    return replace(trial, data=here or "")
+
+
+def preflight(trials: Iterable[Trial], place: str) -> None:
+    """Raise UserError for whatever would fail only after training has begun; each distinct data set,
+    network and way of scoring is tried once."""
+    sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
+    seen = set()
+    for trial in trials:
+        key = repr(trial.dataset)
+        data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
+        if trial.conditional and data.labels is None:
+            raise UserError(
+                f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels; "
+                "set conditional: false or use labelled data"
+            )
+        if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
+            raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
+        distinct = repr((trial.dataset, trial.backbone, trial.conditional, trial.variants, trial.eval))
+        if distinct in seen:
+            continue
+        seen.add(distinct)
+        backbone = plugins.find("backbones", trial.backbone.name)
+        try:
+            backbone.check(trial.backbone.options, data.resolution, classes(trial, data))
+        except ValueError as e:
+            raise UserError(f"{place}: {trial.backbone.name}: {e}") from None
+        with torch.device("meta"):  # shapes without memory: does every variant find its sites?
+            build(trial, data, torch.device("meta"))
+        for asked in (trial.eval, trial.eval.while_training):
+            if asked is not None:
+                evaluate.check(asked, data, heldout)
+
+
+def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
+    """The pictures of the trained networks: {kind: path in `folder`}."""
+    g, weights = scoring.chosen(trial, state)
+    model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
+    return gallery.draw(model, folder)
+
+
+def prepare_device(options: Run, trial: Trial, rank: int = 0) -> torch.device:
+    """Choose the device, set threads and precision switches for this process."""
+    torch.set_num_threads(options.resources.cpus)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = trial.train.tf32
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device: 'cuda', but this process sees no CUDA device; set run.device=cpu or auto")
+    return torch.device(
+        f"cuda:{device_index(rank)}" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    )
+
+
+def costs(g: SpatialGenerator, d: Discriminator) -> dict[str, int]:
+    """Parameters of G (the arm's additions included) and D, and multiply-adds of one forward pass for
+    one image: `macs_g`, `macs_d`. Counted are convolutions and matrix products, no element-wise operations.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # loads a compiler, which a finished matrix need not wait for
+
+    counts = {f"params_{name}": sum(p.numel() for p in m.parameters()) for name, m in (("g", g), ("d", d))}
+    modes = [(module, module.training) for module in (g, d)]
+    for module, _ in modes:
+        module.eval()  # a pass in training mode would move batch statistics
+    device = next(g.parameters()).device
+    draws = Streams(0, "costs", 0, device)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if g.backbone.num_classes else None
+    with FlopCounterMode(display=False) as of_g:
+        images = g(g.backbone.sample_z(1, draws("z")), label, draws=draws).images
+    with FlopCounterMode(display=False) as of_d:
+        d(images, label)
+    for module, training in modes:
+        module.train(training)
+    return counts | {f"macs_{name}": flops.get_total_flops() // 2 for name, flops in (("g", of_g), ("d", of_d))}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a figure must name: commit, machine, versions."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {p: _version(p) for p in ("torch", "torchvision", "torch-fidelity", "ray", "mlflow", "numpy")},
+        "machine": {"system": platform.platform(), "cpu": platform.processor() or platform.machine()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` when tracked files differ from it; the version where there is no git."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
+        if head:
+            return head + ("+" if _git(ROOT, "status", "--porcelain", "--untracked-files=no") else "")
+    return f"v{_version('nashboard')}"
+
+
+def _git(where: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,127 @@
+"""How a trial's networks are scored: the whole pass at the end, and a short one now and then while they train.
+
+The whole pass takes the last networks, and tables compare these. Where `eval.during` asks for distances
+while a trial trains, the best snapshot by them is kept too, and scored likewise: beside the last, never instead.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backbones import Discriminator
+from harness.data.imageset import ImageSet
+from harness.disk import cache_folder
+from harness.errors import Diverged, UserError
+from harness.evaluation import evaluate
+from harness.evaluation.evidence import Record
+from harness.experiment import spec as config
+from harness.experiment.spec import Trial
+from harness.method.generator import SpatialGenerator
+from harness.store import checkpoint
+from harness.training.state import State
+
+RANK: dict[str, Callable[[float], float]] = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}
+
+
+class Watch:
+    """Measures a trial's distance while it trains and keeps the best snapshot, in checkpoints/best.
+
+    `best` is None or {"nimg", "by", "value", "among", "file"}: it goes into every checkpoint, so that a resumed
+    trial knows what it knew then. A file is deleted only once no checkpoint names it any more.
+    """
+
+    def __init__(self, trial: Trial, data: ImageSet, folder: Path, resumed: dict[str, Any] | None) -> None:
+        self.trial, self.data, self.folder = trial, data, folder / "checkpoints" / "best"
+        self.spec = trial.eval.while_training
+        self.best: dict[str, Any] | None = resumed.get("best") if resumed else None
+        if resumed and self.best:
+            before = config.parse_trial(resumed["config"], "checkpoint").eval.while_training
+            self.best = self.best if before == self.spec else None  # chosen by another distance
+        self._named = [self.best]  # by the last two checkpoints
+
+    def measure(self, state: State, progress: Callable[[int, int], None]) -> dict[str, Record]:
+        """The distance now, {name: record}; the networks are kept where it is the best so far."""
+        assert self.spec is not None
+        g, weights = chosen(self.trial, state)
+        records = evaluate.evaluate(
+            g, state.d, self.data, None, self.spec,
+            seed=self.trial.seed, conditional=self.trial.conditional, device=state.pl_mean.device,
+            cache=cache_folder(), weights_used=weights, progress=progress,
+        )  # fmt: skip
+        name, record = next(iter(records.items()))
+        rank, value = RANK[record["better"]], record["value"]
+        among = (self.best["among"] if self.best else 0) + 1
+        if self.best is None or rank(value) < rank(self.best["value"]):
+            meta = {"nimg": state.nimg, "config": config.to_plain(self.trial), "by": name, "value": value}
+            path = checkpoint.write(self.folder, state.weights(), meta)
+            self.best = {"nimg": state.nimg, "by": name, "value": value, "file": path.name}
+        self.best = {**self.best, "among": among}
+        return records
+
+    def committed(self) -> None:
+        """To be called when a checkpoint that holds `best` is on disk."""
+        self._named = [*self._named, self.best][-checkpoint.KEEP :]
+        needed = {best["file"] for best in self._named if best}
+        for path in self.folder.glob("*.safetensors"):
+            if path.name not in needed:
+                path.unlink()
+
+
+def chosen(trial: Trial, state: State) -> tuple[SpatialGenerator, str]:
+    """The G that `eval.weights` asks for, and which one that is: "ema" or "raw"."""
+    ema = state.g_ema if trial.eval.weights != "raw" else None
+    return (ema, "ema") if ema is not None else (state.g, "raw")
+
+
+def of_last(trial: Trial, state: State, data: ImageSet, heldout: ImageSet | None, live: Any) -> dict[str, Record]:
+    """The whole pass over the trained networks."""
+    g, weights = chosen(trial, state)
+    return _score(trial, g, state.d, weights, data, heldout, live, "")
+
+
+def of_best(
+    watch: Watch, state: State, last: dict[str, Record], heldout: ImageSet | None, live: Any
+) -> dict[str, Any] | None:
+    """The whole pass over the best snapshot: what `watch.best` says of it, and its "metrics". None where nothing was
+    measured in training, and without metrics, but a "reason", where one is not finite. UserError where its file is
+    not whole."""
+    if watch.best is None:
+        return None
+    about = {k: v for k, v in watch.best.items() if k != "file"}
+    if about["nimg"] == state.nimg:
+        return {**about, "metrics": last}
+    path = watch.folder / watch.best["file"]
+    saved = checkpoint.read_whole(path)
+    if saved is None:
+        raise UserError(f"{path}: gone or broken; score the trial without it: --set eval.during=null")
+    g, weights = chosen(watch.trial, state)
+    g, d = copy.deepcopy(g), copy.deepcopy(state.d)
+    for module, head in ((g, "g_ema/" if weights == "ema" else "g/"), (d, "d/")):
+        module.load_state_dict({k.removeprefix(head): v for k, v in saved.tensors.items() if k.startswith(head)})
+    what = f"the best, after {about['nimg'] / 1000:g} kimg: "
+    try:
+        return {**about, "metrics": _score(watch.trial, g, d, weights, watch.data, heldout, live, what)}
+    except Diverged as e:  # which takes nothing from the last
+        return {**about, "metrics": {}, "reason": str(e)}
+
+
+def _score(
+    trial: Trial,
+    g: SpatialGenerator,
+    d: Discriminator,
+    weights: str,
+    data: ImageSet,
+    heldout: ImageSet | None,
+    live: Any,
+    what: str,
+) -> dict[str, Record]:
+    def progress(done: int, total: int) -> None:
+        live.check()
+        live.update(state="scoring", message=f"{what}{done}/{total} images")
+
+    return evaluate.evaluate(
+        g, d, data, heldout, trial.eval,
+        seed=trial.seed, conditional=trial.conditional, device=next(g.parameters()).device,
+        cache=cache_folder(), weights_used=weights, progress=progress,
+    )  # fmt: skip
