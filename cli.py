@@ -7,11 +7,11 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from harness.experiment.spec import Experiment
@@ -27,79 +27,84 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
+class Verb(NamedTuple):
+    """What a word of the command line does, and the options it takes."""
+
+    run: Callable[[argparse.Namespace], int]
+    what: str
+    options: tuple["Option", ...]
+
+
+class Option(NamedTuple):
+    names: tuple[str, ...]
+    how: dict[str, Any]
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def option(*names: str, **how: Any) -> Option:
+    """One option, as `add_argument` takes it."""
+    return Option(names, how)
+
+
+def verb(
+    what: str, *options: Option
+) -> Callable[[Callable[[argparse.Namespace], int]], Callable[[argparse.Namespace], int]]:
+    """Enter a function into VERBS under its name."""
+
+    def enter(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        VERBS[run.__name__.replace("_", "-")] = Verb(run, what, options)
+        return run
+
+    return enter
+
+
 def parser() -> argparse.ArgumentParser:
     top = Parser("nashboard", description=DESCRIPTION)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, what: str, experiment: bool = True) -> argparse.ArgumentParser:
-        p = verbs.add_parser(name, help=what, description=what)
-        if experiment:
-            p.add_argument("experiment", help="an experiment file, or the name of a shipped one (smoke, table2, ...)")
-            p.add_argument(
-                "--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"
-            )
-        p.add_argument("--results", default="results", help="folder of results, or its URL (default: results)")
-        return p
-
-    p = verb("matrix", "train and score every trial of an experiment, then print its tables")
-    p.add_argument("--local", action="store_true", help="one trial after another in this process, without Ray")
-    p.add_argument("--ray-address", metavar="HOST:PORT", help="use an existing Ray cluster")
-    p.add_argument("--code", choices=("ship", "shared"), default="ship", help="with --ray-address: ship code, or not")
-    p.add_argument("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results); off: none")
-    p.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    p.add_argument(
-        "--accept-old", action="store_true", help="take results of older code, or of unknown images, as they are"
-    )
-    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
-    p = verb("plan", "print the unique trials, what they cost and when they would end; run nothing")
-    p.add_argument(
-        "--gpus", type=int, nargs="+", default=[1, 8, 64], help="sizes of cluster to plan for (default: 1 8 64)"
-    )
-    verb("report", "write tables, results.csv and report.html from what is finished")
-    verb("status", "show the progress of an experiment's trials")
-    verb("stop", "ask the running matrix to save and stop, as Ctrl-C does")
-    p = verb("sync", "send everything in results to MLflow, also after its database was lost")
-    p.add_argument("--tracking-uri", metavar="URI")
-    p = verb("eval", "score a checkpoint, or a trial's folder", experiment=False)
-    p.add_argument("model", type=Path, help="a trial's folder, or one .safetensors checkpoint")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the recorded trial")
-    p.add_argument("--metrics", help="names, separated by commas (default: those of the trial)")
-    p.add_argument("--num-fakes", type=int, help="images to generate (default: as the trial)")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    p.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the fakes, a GPU each")
-    p.add_argument("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
-    p.add_argument("--out", type=Path, help="also write the records as JSON")
-    p = verb("attention", "measure where D looks and what heatmaps move, for an experiment's finished trials")
-    p.add_argument("--images", type=int, default=1024, help="images per measure (default: 1024)")
-    p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    p = verb("import-weights", "turn a published StyleGAN2 or EqGAN-SA pickle into a checkpoint", experiment=False)
-    p.add_argument("pickle", type=Path, help="network.pkl with G, D and G_ema; nothing in it is executed")
-    p.add_argument("--out", type=Path, help="a .safetensors file, or a folder (default: beside the pickle)")
-    p = verb("ui", "serve MLflow over results on this machine", experiment=False)
-    p.add_argument("experiment", nargs="?", help="open this experiment's view")
-    p.add_argument("--port", type=int, default=5000)
-    p.add_argument("--no-browser", action="store_true", help="print the link only")
-    p = verb(
-        "pictures", "draw a trained model's samples, attention and heatmap edits, or the samplers", experiment=False
-    )
-    p.add_argument("trial", nargs="?", type=Path, metavar="TRIAL_FOLDER", help="a folder under results/trials")
-    p.add_argument("--samplers", action="store_true", help="draw heatmaps of every sampler; needs no trial")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to (default: pictures/ in the trial's folder)")
-    p = verb("data", "prepare a dataset: data prepare NAME --source PATH --out FILE.zip", experiment=False)
-    p.add_argument("action", choices=("prepare",))
-    p.add_argument("name", help="noto_emoji, lsun_cat, lsun_church, ffhq, or folder")
-    p.add_argument("--source", type=Path, required=True, help="what was downloaded: archive, LMDB or folder")
-    p.add_argument("--out", type=Path, required=True, help="the ZIP to write, in StyleGAN's format")
-    p.add_argument("--resolution", type=int, help="side of the images (default: the set's own)")
-    p.add_argument("--filter", help="resize filter: box, lanczos, bicubic, ... (default: the set's own)")
-    p.add_argument("--max-images", type=int, help="stop after so many")
-    p.add_argument("--workers", type=int, help="processes (default: one per core)")
+    words = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, v in VERBS.items():
+        p = words.add_parser(name, help=v.what, description=v.what)
+        group = p.add_mutually_exclusive_group()
+        for o in (*v.options, RESULTS):
+            (group if o.how.get("dest") == OTHER_CODE else p).add_argument(*o.names, **o.how)
     return top
+
+
+RESULTS = option("--results", default="results", help="folder of results, or its URL (default: results)")
+EXPERIMENT = (
+    option("experiment", help="an experiment file, or the name of a shipped one (smoke, table2, ...)"),
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help="override any key; may be repeated"),
+)
+TRACKING = option("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results)")
+DEVICE = option("--device", default="auto", choices=("auto", "cpu", "cuda"))
+INCEPTION = option("--inception-weights", type=Path, metavar="FILE", help="Inception weights for FID")
+OTHER_CODE = "other_code"  # where options say what becomes of trials that other code made: one of them
 
 
 # ── verbs ────────────────────────────────────────────────────────────────────
 
 
+@verb(
+    "train and score every trial of an experiment, then print its tables",
+    *EXPERIMENT,
+    option("--local", action="store_true", help="one trial after another in this process, without Ray"),
+    option("--ray-address", metavar="HOST:PORT", help="use an existing Ray cluster"),
+    option("--code", choices=("ship", "shared"), default="ship", help="with --ray-address: ship code, or not"),
+    option("--tracking-uri", metavar="URI", help="MLflow server (default: a SQLite file in results); off: none"),
+    option("--retry-failed", action="store_true", help="try again what failed before"),
+    option(
+        "--retrain", dest=OTHER_CODE, action="store_const", const="retrain", default="ask",
+        help="train trials again that other code trained; their old folders are kept in results/superseded",
+    ),
+    option(
+        "--accept-code", dest=OTHER_CODE, action="store_const", const="accept", default="ask",
+        help="take trials that other code trained or scored as they are",
+    ),
+    option("--rescore", action="store_true", help="score finished trials again, from their checkpoints"),
+    option("--accept-old", action="store_true", help="take results of an older EPOCH or unknown images as they are"),
+    INCEPTION,
+)  # fmt: skip
 def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console
@@ -109,68 +114,35 @@ def matrix(args: argparse.Namespace) -> int:
 
     words = [str(args.results), str(args.tracking_uri), *args.set]
     key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
-    if not args.accept_old and remote.URL not in os.environ and (said := finished.recall(args.results, key)):
+    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.URL not in os.environ
+    if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
     with _loading():
-        from harness import disk
-        from harness.experiment.matrix import Entry, entries
-        from harness.orchestration import plan as plans
-        from harness.orchestration import recognise
-        from harness.orchestration.launch import launch
-        from harness.report import tables
-        from harness.report.collect import collect
-        from harness.tracking.sink import Sink
-        from harness.trial import run as trial
+        from harness.orchestration import matrix, recognise
 
     _use_inception_weights(args)
-    results = args.results.absolute()
-    found = recognise.recognise(files.load(args.experiment, args.set), results, args.accept_old)
-    experiment = found.experiment
-    todo = entries(experiment, partial(plans.seconds, records=plans.measured()))
-
-    def ended(entry: Entry) -> str | None:
-        result = trial.finished(results / "trials" / entry.id, entry.trial)
-        return str(result["status"]) if result else None
-
-    ends: Mapping[str, str | None] = {e.id: ended(e) for e in todo}
-    unfinished = [e for e in todo if ends[e.id] is None]
-    trial.preflight([e.trial for e in unfinished], str(experiment.path))
-    disk.check_writable(results / experiment.name)
-    remote.check_writable()
-    recognise.settle(results, found)
-    console.say(f"{experiment.name}: {len(todo)} trials, {len(todo) - len(unfinished)} finished before")
-    for line in found.notes:
-        console.say(line)
-    sink = None
-    if args.tracking_uri != "off":
-        sink = Sink(
-            results, experiment.name, todo, args.tracking_uri, lambda: tables.note(collect(experiment, results))
-        )
-    if unfinished or (sink and not sink.settled):
-        try:
-            with console.Progress({e.id: e.name for e in todo}) as progress, remote.refreshed(results):
-                ends = launch(
-                    todo, results, experiment.run, experiment=experiment.name, finished=ended,
-                    on_progress=progress, local=args.local, address=args.ray_address,
-                    ship_code=args.code == "ship", retry_failed=args.retry_failed, during=sink,
-                )  # fmt: skip
-        finally:
-            if sink and sink.behind:
-                console.say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    said = _show_report(args, collect(experiment, results))
-    if "interrupted" in ends.values():
-        return 130
-    if any(word != "done" for word in ends.values()):
-        return 1
-    if sink is None or sink.settled:
-        books = (results / experiment.name).glob("tracking-*.json")
-        depends = [*(results / "trials" / e.id / "result.json" for e in todo), *map(Path, said["written"]), *books]
-        said["first"] = f"{experiment.name}: {len(todo)} trials, {len(todo)} finished before"
-        finished.keep(results / experiment.name, key, said, depends, recognise.paths(experiment))
-    return 0
+    experiment = files.load(args.experiment, args.set)
+    made = matrix.run(
+        experiment, args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
+        ship_code=args.code == "ship", tracking_uri=args.tracking_uri, retry_failed=args.retry_failed,
+        other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old, say=console.say,
+        display=console.Progress,
+    )  # fmt: skip
+    said = _shown(made.report, made.written)
+    if made.exit_code == 0 and made.told:
+        trials = args.results.absolute() / "trials"
+        said["first"] = matrix.counted(experiment, len(made.trials), len(made.trials))
+        depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
+        finished.keep(trials.parent / experiment.name, key, said, depends, recognise.paths(experiment))
+    return made.exit_code
 
 
+@verb(
+    "print the unique trials, what they cost and when they would end; run nothing",
+    *EXPERIMENT,
+    option("--gpus", type=int, nargs="+", default=[1, 8, 64], help="sizes of cluster to plan for (default: 1 8 64)"),
+)
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
     from harness import console
@@ -206,39 +178,48 @@ def plan(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb("write tables, results.csv and report.html from what is finished", *EXPERIMENT)
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
+    from harness.orchestration import matrix
     from harness.report.collect import collect
 
-    _show_report(args, collect(_recognised(args)[0], args.results.absolute()))
+    found = collect(_recognised(args)[0], args.results.absolute())
+    _shown(found, matrix.write(found, args.results.absolute()))
     return 0
 
 
+@verb("show the progress of an experiment's trials", *EXPERIMENT)
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     from harness import console
     from harness.experiment.matrix import entries
-    from harness.store import lock
+    from harness.store import code, lock
     from harness.store.folder import read_state
     from harness.trial import run as trial
 
     experiment, _ = _recognised(args)
     driver = lock.driver(args.results / experiment.name)
-    rows = []
+    rows, others = [], []
     for e in entries(experiment):
         folder = args.results / "trials" / e.id
         result = trial.finished(folder, e.trial)
+        others.append((e.name, code.other(folder, e.trial, result or {}, accepted=False)))
         now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
         total = e.trial.train.total_kimg
         kimg = f"{now.get('nimg', 0) / 1000:.4g}/{total:g}"
         rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
     console.show_table(
-        experiment.name, ("trial", "state", "kimg", "img/s", ""), rows, notes=[f"driver: {driver or 'none'}"]
+        experiment.name,
+        ("trial", "state", "kimg", "img/s", ""),
+        rows,
+        notes=[f"driver: {driver or 'none'}", *filter(None, [code.told(others)])],
     )
     return 0
 
 
+@verb("ask the running matrix to save and stop, as Ctrl-C does", *EXPERIMENT)
 def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
     from harness import console
@@ -250,6 +231,7 @@ def stop(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb("send everything in results to MLflow, also after its database was lost", *EXPERIMENT, TRACKING)
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
     from harness import console
@@ -265,6 +247,17 @@ def sync(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "score a checkpoint, or a trial's folder",
+    option("model", type=Path, help="a trial's folder, or one .safetensors checkpoint"),
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help="override the recorded trial"),
+    option("--metrics", help="names, separated by commas (default: those of the trial)"),
+    option("--num-fakes", type=int, help="images to generate (default: as the trial)"),
+    DEVICE,
+    option("--workers", type=int, default=1, metavar="N", help="processes that share the fakes, a GPU each"),
+    INCEPTION,
+    option("--out", type=Path, help="also write the records as JSON"),
+)
 def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     """Score one trained model in one pass and print every record."""
     import json
@@ -303,6 +296,12 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     return 0
 
 
+@verb(
+    "measure where D looks and what heatmaps move, for an experiment's finished trials",
+    *EXPERIMENT,
+    option("--images", type=int, default=1024, help="images per measure (default: 1024)"),
+    DEVICE,
+)
 def attention(args: argparse.Namespace) -> int:
     """Probe every finished trial, print one table, and write it with its figures."""
     import torch
@@ -321,6 +320,11 @@ def attention(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "turn a published StyleGAN2 or EqGAN-SA pickle into a checkpoint",
+    option("pickle", type=Path, help="network.pkl with G, D and G_ema; nothing in it is executed"),
+    option("--out", type=Path, help="a .safetensors file, or a folder (default: beside the pickle)"),
+)
 def import_weights(args: argparse.Namespace) -> int:
     """Turn a network pickle into a checkpoint, and say what it holds and what was left behind."""
     from harness import console
@@ -339,6 +343,12 @@ def import_weights(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "serve MLflow over results on this machine",
+    option("experiment", nargs="?", help="open this experiment's view"),
+    option("--port", type=int, default=5000),
+    option("--no-browser", action="store_true", help="print the link only"),
+)
 def ui(args: argparse.Namespace) -> int:
     """Serve MLflow on loopback until Ctrl-C."""
     from harness import console
@@ -348,6 +358,12 @@ def ui(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "draw a trained model's samples, attention and heatmap edits, or the samplers",
+    option("trial", nargs="?", type=Path, metavar="TRIAL_FOLDER", help="a folder under results/trials"),
+    option("--samplers", action="store_true", help="draw heatmaps of every sampler; needs no trial"),
+    option("--out", type=Path, metavar="DIR", help="where to (default: pictures/ in the trial's folder)"),
+)
 def pictures(args: argparse.Namespace) -> int:
     """Draw what a trained model does, or what the samplers draw."""
     from harness import console, disk
@@ -369,6 +385,17 @@ def pictures(args: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "prepare a dataset: data prepare NAME --source PATH --out FILE.zip",
+    option("action", choices=("prepare",)),
+    option("name", help="noto_emoji, lsun_cat, lsun_church, ffhq, or folder"),
+    option("--source", type=Path, required=True, help="what was downloaded: archive, LMDB or folder"),
+    option("--out", type=Path, required=True, help="the ZIP to write, in StyleGAN's format"),
+    option("--resolution", type=int, help="side of the images (default: the set's own)"),
+    option("--filter", help="resize filter: box, lanczos, bicubic, ... (default: the set's own)"),
+    option("--max-images", type=int, help="stop after so many"),
+    option("--workers", type=int, help="processes (default: one per core)"),
+)
 def data(args: argparse.Namespace) -> int:
     """Write a dataset in StyleGAN's ZIP format from what was downloaded."""
     from harness import console
@@ -413,17 +440,10 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     return found.experiment, found.absent
 
 
-def _show_report(args: argparse.Namespace, rep: "Report") -> dict[str, Any]:
-    """Write the report's files and print its tables; returns both."""
-    from harness import disk
+def _shown(rep: "Report", written: Sequence[Path]) -> dict[str, Any]:
+    """Print a report's tables and where it is; returns what was said."""
     from harness.report import tables
-    from harness.report.write import write
-    from harness.store import remote
 
-    disk.check_writable(args.results / rep.experiment.name)
-    remote.check_writable()
-    written = write(rep, args.results.absolute())
-    remote.publish(args.results / rep.experiment.name, rep.experiment.name)
     grids = [tables.grid(t) for t in rep.tables]
     said = {"tables": [(g.title, g.header, g.rows, g.notes) for g in grids], "written": list(map(str, written))}
     _say(said)
@@ -449,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         args.results = remote.folder(args.results)
-        return int(globals()[args.verb.replace("-", "_")](args))
+        return VERBS[args.verb].run(args)
     except OSError as e:
         if not disk.is_full(e):
             raise

@@ -23,7 +23,7 @@ from harness.experiment.spec import TRIAL_KEYS, Experiment, Run, Table, Trial, m
 
 SHIPPED = ROOT / "experiments"
 OWN = "set"  # of an arm: what else it changes
-TAKEN = ("trials", "mlartifacts")  # what else lies in the folder of results
+TAKEN = ("trials", "superseded", "mlartifacts")  # what else lies in the folder of results
 
 
 @dataclass(frozen=True)

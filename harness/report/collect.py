@@ -21,6 +21,7 @@ from harness.report import names, statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
 from harness.report.names import Name
 from harness.report.statistics import Summary
+from harness.store import code
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -37,7 +38,8 @@ def collect(experiment: Experiment, results: Path) -> Report:
 def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
     result, live = _read(folder / "result.json"), _read(folder / "state.json")
     if not result:
-        return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, ())
+        begun = code.other(folder, trial, {}, accepted=False)
+        return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     state = str(result.get("status"))
     if not config.scored_as(result, trial.eval):
         state = "scored otherwise"
@@ -50,7 +52,8 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
             scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, about, kind)
         else:
             not_finite.append(name)
-    return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite))
+    other = code.other(folder, trial, result, accepted=False)
+    return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite), other)
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:
@@ -209,6 +212,8 @@ def _notes(
     for arm, changes in table.changes.items():
         also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
         notes.append(f"{table.labels.get(arm, arm)} also sets {also}")
+    placed = [(f"{s}/{arm} s{o.trial.seed}", o.other_code) for (s, arm), group in outcomes.items() for o in group]
+    notes += filter(None, [code.told(placed)])
     lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})
     notes += [f"{name}: not finite in a finished trial; that trial is left out of its cell" for name in lost]
     pairs = [c.paired.summary.n for m in headline for c in m.cells.values() if c.paired]

@@ -12,6 +12,7 @@ from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
 from harness.report.names import Name
 from harness.report.statistics import Paired, Summary, Verdict
+from harness.store.code import Other
 
 SNAPSHOTS = 5  # K: the last snapshots whose mean and sd stand beside a final value
 
@@ -40,6 +41,7 @@ class Outcome:
     live: Mapping[str, Any]
     scores: Mapping[str, Score]
     not_finite: tuple[str, ...]
+    other_code: Other = Other()
 
     @property
     def word(self) -> str:

@@ -106,6 +106,13 @@ class Store:
             self._write(to, path.read_bytes())
             self.seen[to] = version
 
+    def move(self, under: str, to: str) -> None:
+        """Give all that is below `under` another place, if there is anything."""
+        self._fs.invalidate_cache()
+        if self._fs.exists(f"{self._root}/{under}"):
+            self._fs.makedirs(f"{self._root}/{to}".rpartition("/")[0], exist_ok=True)
+            self._fs.mv(f"{self._root}/{under}", f"{self._root}/{to}", recursive=True)
+
     def probe(self) -> None:
         """Write a file, and take it away again."""
         self._write(".probe", b"")
@@ -191,6 +198,16 @@ def publish(path: Path, to: str) -> None:
                 insist(partial(store.put, p, name))
             except Exception as e:  # whatever fsspec's backends raise
                 raise UserError(f"--results: {name} did not arrive: {type(e).__name__}: {e}") from None
+
+
+def supersede(under: str, to: str) -> None:
+    """Move what lies below `under` at the URL, if there is one, to `to`."""
+    if URL not in os.environ:
+        return
+    try:
+        Store(os.environ[URL]).move(under, to)
+    except Exception as e:  # whatever fsspec's backends raise
+        raise UserError(f"--results: {under} could not be moved to {to}: {type(e).__name__}: {e}") from None
 
 
 @contextmanager

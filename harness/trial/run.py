@@ -27,7 +27,7 @@ from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
 from harness.pictures import gallery
 from harness.rng import Streams
-from harness.store import checkpoint
+from harness.store import checkpoint, code
 from harness.store.folder import fence
 from harness.store.journal import Journal, holds, read, series
 from harness.training.arm import build, classes, load_data
@@ -38,6 +38,7 @@ from harness.trial import scoring
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
+CODE = ("harness", "backbones", "experiments", "cli.py")  # where a file that is in no commit may be code
 
 
 class Control(Protocol):
@@ -139,6 +140,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
                 f"({saved.meta['fingerprint']} then, {data.fingerprint} now); restore the data or remove the folder"
             )
         state.load(saved.tensors, saved.meta["nimg"])
+    made_by = code.note(folder, trial, resumed=saved is not None)
     journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
     keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
     result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
@@ -175,6 +177,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "nimg": state.nimg,
         "config": config.to_plain(trial),
         "env": env,
+        "code": made_by,
         "identity": identity,
         "scoring": ids.of_scoring(trial.eval),
         "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
@@ -313,11 +316,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it; the version where there is no git."""
+    """The checkout's commit, with `+` when tracked files differ from it or code is in no commit; the version where
+    there is no git."""
     if shutil.which("git") and (ROOT / ".git").exists():
         head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
         if head:
-            return head + ("+" if _git(ROOT, "status", "--porcelain", "--untracked-files=no") else "")
+            changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
+            new = _git(ROOT, "ls-files", "--others", "--exclude-standard", "--", *CODE)
+            return head + ("+" if changed or new else "")
     return f"v{_version('nashboard')}"
 
 

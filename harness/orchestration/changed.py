@@ -1,0 +1,96 @@
+"""Trials that other code made than is here, and what becomes of them before anything runs."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import UserError
+from harness.experiment.matrix import Entry
+from harness.store import code, lock, remote
+from harness.trial import run as trial
+
+Choice = Literal["ask", "accept", "retrain"]
+SHOWN = 5  # names of trials in a line
+
+
+def settle(
+    entries: Sequence[Entry], results: Path, experiment: str, choice: Choice, rescore: bool, say: Callable[[str], None]
+) -> frozenset[str]:
+    """Deal with trials of other code as `choice` says; returns the ids of those to be scored again.
+
+    Trials (finished, or with a checkpoint) that other code trains: `ask` refuses them in one line, `accept` notes in
+    their folders that the code here is as good, `retrain` (what was accepted before, too) puts their folders away under
+    results/superseded. Those that other code only scores are scored again, unless accepted; `rescore`: all that are
+    done. None is trained for it.
+    """
+    home, by_id = results / "trials", {e.id: e for e in entries}
+    ended = {id: trial.finished(home / id, e.trial) or {} for id, e in by_id.items()}
+    accepted = choice != "retrain"
+    others = {id: code.other(home / id, e.trial, ended[id], accepted=accepted) for id, e in by_id.items()}
+
+    def names(ids: Iterable[str]) -> str:
+        found = [by_id[id].name for id in ids]
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return f"{len(found)} trial{'s' * (len(found) > 1)} ({', '.join(found[:SHOWN])}{more})"
+
+    trained = {id: o.training for id, o in others.items() if o.training}
+    if trained and choice == "ask":
+        raise UserError(
+            f"{experiment}: other code than is here trained {names(trained)}: {_files(trained.values())}; "
+            "train them again: --retrain (their old folders are kept), or go on with them as they are: --accept-code"
+        )
+    away = trained if choice == "retrain" else {}
+    taken = {id: (*o.training, *o.scoring) for id, o in others.items() if any(o)} if choice == "accept" else {}
+    if away or taken:
+        with lock.hold(results / experiment):
+            for id in away:
+                supersede(results, id)
+            for id, modules in taken.items():
+                code.accept(home / id, code.deciding(by_id[id].trial), modules)
+                for name in (code.COPIES, code.RECORD):
+                    remote.publish(home / id / name, f"trials/{id}/{name}")
+    if away:
+        say(f"trained again, what was there is in {results / 'superseded'}: {names(away)}")
+    if taken:
+        say(f"taken for made by the code that is here ({_files(taken.values())}): {names(taken)}")
+    scored = {id: o.scoring for id, o in others.items() if o.scoring}
+    if rescore:
+        scored = {id: others[id].scoring for id, result in ended.items() if result.get("status") == "done"}
+    scored = {id: modules for id, modules in scored.items() if id not in away and (rescore or id not in taken)}
+    again = {id: modules for id, modules in scored.items() if _is_whole(home / id, ended[id])}
+    if again:
+        why = f" ({_files(again.values())})" if any(again.values()) else ""
+        say(f"scored again by the code that is here{why}, and not trained: {names(again)}")
+    if gone := scored.keys() - again.keys():
+        say(f"not scored again, since their last checkpoint is gone: {names(sorted(gone))}")
+    return frozenset(again)
+
+
+def supersede(results: Path, id: str) -> None:
+    """Put the folder of a trial away under the first free results/superseded/<id>-<n>. Attempts count on, so that a
+    worker that lives on in it writes nothing more."""
+    folder, away = results / "trials" / id, results / "superseded"
+    away.mkdir(exist_ok=True)
+    n = next(n for n in range(1, 10**6) if not (away / f"{id}-{n}").exists())
+    remote.supersede(f"trials/{id}", f"superseded/{id}-{n}")
+    folder.rename(away / f"{id}-{n}")
+    number = away / f"{id}-{n}" / "attempt"
+    if number.exists():
+        folder.mkdir()
+        (folder / "attempt").write_bytes(number.read_bytes())
+
+
+def _is_whole(folder: Path, result: dict[str, Any]) -> bool:
+    """Whether the trained networks are there (at a URL: said to be), so that scoring trains nothing."""
+    try:
+        latest = json.loads((folder / "checkpoints" / "latest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    here = remote.URL in os.environ or (folder / "checkpoints" / latest["file"]).exists()
+    return bool(here and latest["nimg"] == result["nimg"])
+
+
+def _files(modules: Iterable[Iterable[str]]) -> str:
+    return code.files(sorted({name for of in modules for name in of}))

@@ -1,0 +1,130 @@
+"""One experiment from start to report: what `nashboard matrix` does, as a function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from harness import disk
+from harness.experiment.matrix import Entry, entries
+from harness.experiment.spec import Experiment
+from harness.orchestration import changed, plan, recognise
+from harness.orchestration.launch import Tell, launch
+from harness.report import collect as reading
+from harness.report import tables
+from harness.report import write as reports
+from harness.report.model import Report
+from harness.store import remote
+from harness.tracking.sink import Sink
+from harness.trial import run as trial
+
+Display = Callable[[dict[str, str]], AbstractContextManager[Tell]]  # {trial id: name} -> who hears of their progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a matrix. `ends`: {trial id: done, diverged, failed, oom, timeout, hung, interrupted}. `written`:
+    the files of the report. `told`: MLflow has all there is, or was not asked for; `books` say what it has."""
+
+    experiment: Experiment
+    trials: tuple[Entry, ...]
+    ends: Mapping[str, str]
+    report: Report
+    written: tuple[Path, ...]
+    told: bool
+    books: tuple[Path, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every trial is done, 1: some trial is not, 130: interrupted."""
+        if "interrupted" in self.ends.values():
+            return 130
+        return int(any(word != "done" for word in self.ends.values()))
+
+
+def run(
+    experiment: Experiment,
+    results: Path,
+    *,
+    launcher: Literal["ray", "inline"] = "ray",
+    address: str | None = None,
+    ship_code: bool = True,
+    tracking_uri: str | None = None,
+    retry_failed: bool = False,
+    other_code: changed.Choice = "ask",
+    rescore: bool = False,
+    accept_old: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    display: Display = lambda names: nullcontext(_unheard),
+) -> Result:
+    """Preflight, run what is unfinished, and write the report.
+
+    `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which is shipped our code), or
+    `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a SQLite file in `results`;
+    "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as in `changed.settle`.
+    `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
+    runs, Busy where another driver is at it.
+    """
+    results = results.absolute()
+    known_as = recognise.recognise(experiment, results, accept_old)
+    experiment = known_as.experiment
+    todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
+    again = changed.settle(todo, results, experiment.name, other_code, rescore, say)
+
+    def ended(entry: Entry) -> str | None:
+        result = trial.finished(results / "trials" / entry.id, entry.trial)
+        return str(result["status"]) if result and entry.id not in again else None
+
+    known = {e.id: word for e in todo if (word := ended(e)) is not None}
+    trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
+    disk.check_writable(results / experiment.name)
+    remote.check_writable()
+    recognise.settle(results, known_as)
+    say(counted(experiment, len(todo), len(known)))
+    for line in known_as.notes:
+        say(line)
+    sink = None
+    if tracking_uri != "off":
+        note = partial(_note, experiment, results)
+        sink = Sink(results, experiment.name, todo, tracking_uri, note)
+    ends: Mapping[str, str] = known
+    if len(known) < len(todo) or (sink and not sink.settled):
+        try:
+            with display({e.id: e.name for e in todo}) as progress, remote.refreshed(results):
+                ends = launch(
+                    todo, results, experiment.run, experiment=experiment.name, finished=ended,
+                    on_progress=progress, local=launcher == "inline", address=address,
+                    ship_code=ship_code, retry_failed=retry_failed, during=sink,
+                )  # fmt: skip
+        finally:
+            if sink and sink.behind:
+                say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
+    found = reading.collect(experiment, results)
+    written = write(found, results)
+    books = tuple((results / experiment.name).glob("tracking-*.json"))
+    return Result(experiment, todo, ends, found, tuple(written), sink is None or sink.settled, books)
+
+
+def write(found: Report, results: Path) -> Sequence[Path]:
+    """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
+    folder = results / found.experiment.name
+    disk.check_writable(folder)
+    remote.check_writable()
+    written = reports.write(found, results.absolute())
+    remote.publish(folder, found.experiment.name)
+    return written
+
+
+def counted(experiment: Experiment, trials: int, finished: int) -> str:
+    """The first line about a matrix."""
+    return f"{experiment.name}: {trials} trials, {finished} finished before"
+
+
+def _note(experiment: Experiment, results: Path) -> str:
+    return tables.note(reading.collect(experiment, results))
+
+
+def _unheard(id: str, word: str, told: dict[str, object]) -> None:
+    pass
