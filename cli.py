@@ -126,7 +126,7 @@ def matrix(args: argparse.Namespace) -> int:
 
     _use_inception_weights(args)
     made = matrix.run(
-        experiment, args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
+        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
         ship_code=args.code == "ship", tracking_uri=args.tracking_uri, retry_failed=args.retry_failed,
         other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old, say=console.say,
         display=console.Progress,
@@ -136,7 +136,8 @@ def matrix(args: argparse.Namespace) -> int:
         trials = args.results.absolute() / "trials"
         said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
         depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
-        finished.keep(trials.parent / experiment.name, key, said, depends, recognise.paths(experiment))
+        folder = trials.parent / made.experiment.name
+        finished.keep(folder, key, said, depends, recognise.paths(made.experiment))
     return made.exit_code
 
 
