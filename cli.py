@@ -110,7 +110,8 @@ def matrix(args: argparse.Namespace) -> int:
     from harness.orchestration import finished
     from harness.store import remote
 
-    key = finished.key(args.experiment, [str(args.results), str(args.tracking_uri), *args.set])
+    words = [str(args.results), str(args.tracking_uri), *args.set]
+    key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
     plain = args.other_code == "ask" and not args.rescore and remote.URL not in os.environ
     if plain and (said := finished.recall(args.results, key)):
         _say(said)

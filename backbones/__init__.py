@@ -84,8 +84,16 @@ class Generator(nn.Module):
         raise NotImplementedError
 
 
+class Last(NamedTuple):
+    """D's last layer: its logits are <weight, h> + bias. weight [N, F] (by label) or [1, F]; bias [N] or [1]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class Discriminator(nn.Module):
-    """What every discriminator offers.
+    """What every discriminator offers. `forward` may be written as a whole, or in three parts that name the last
+    layer, as a variant with a `head` (harness.method.hooks) needs it: features h, and a layer that is linear in them.
 
     Attributes: `num_classes`; `resolution`; `taps`, the names of the feature maps that
     can be returned: the resolution as text ("4", "8", "16", ...).
@@ -100,4 +108,17 @@ class Discriminator(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """images [N, 3, R, R], labels int64 [N] or None -> raw logits [N] (float32, before
         any activation) and the asked feature maps {name: [N, C, H, W]}, in the graph."""
+        h, feats = self.penultimate(images, taps=taps)
+        return self.logits_of(h, labels), feats
+
+    def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """What comes into the last layer, h [N, F], and the asked feature maps."""
+        raise NotImplementedError
+
+    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
+        """h [N, F] -> raw logits [N], float32."""
+        raise NotImplementedError
+
+    def last_layer(self, labels: Tensor | None = None) -> Last:
+        """The last layer as it acts on samples of these labels, in the graph of D's parameters, float32."""
         raise NotImplementedError

@@ -12,14 +12,14 @@ discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in 
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from backbones import Discriminator, Draws, Generator, Modulate, Site, Synthesis, identity
+from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
 _BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhere, at width 1
 
@@ -142,9 +142,7 @@ class SNDCGANDiscriminator(Discriminator):
             self.embed = spectral_norm(_init(nn.Embedding(num_classes, widths[-1])))
         self.taps = tuple(str(resolution >> i) for i in range(stages + 1))
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         feats: dict[str, Tensor] = {}
         x = images
         for i, tap in enumerate(self.taps):
@@ -153,8 +151,17 @@ class SNDCGANDiscriminator(Discriminator):
                 feats[tap] = x
             if i < len(self.down):
                 x = F.leaky_relu(self.down[i](x), self.slope)
-        logits = self.linear(x.flatten(1)).squeeze(1)
+        return x.flatten(1), feats
+
+    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
+        logits = self.linear(h).squeeze(1)
         if self.num_classes:
             assert labels is not None, "a conditional D needs labels"
-            logits = logits + (self.embed(labels) * x.sum((2, 3))).sum(1)
-        return logits.float(), feats
+            logits = logits + (self.embed(labels) * h.unflatten(1, (-1, 4, 4)).sum((2, 3))).sum(1)
+        return logits.float()
+
+    def last_layer(self, labels: Tensor | None = None) -> Last:
+        weight, bias = cast(Tensor, self.linear.weight), cast(Tensor, self.linear.bias)
+        if self.num_classes:
+            weight = weight + self.embed(labels).repeat_interleave(16, 1)  # the embedding meets the sum over 4x4 places
+        return Last(weight, bias)

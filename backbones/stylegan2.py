@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones import Draws, Modulate, Site, Synthesis, identity
+from backbones import Draws, Last, Modulate, Site, Synthesis, identity
 from backbones import _layers as L
 from backbones._fir import setup_filter, upsample2d
 
@@ -340,7 +340,8 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """4x4 features -> [N, out]: minibatch standard deviation, convolution, two full layers. Always float32."""
+    """4x4 features -> [N, c]: minibatch standard deviation, convolution, a full layer; `out` is D's last, [N, c] ->
+    [N, out]. Always float32."""
 
     def __init__(self, options: Options, out_features: int) -> None:
         super().__init__()
@@ -355,7 +356,7 @@ class Epilogue(nn.Module):
             x = L.full(x)
             if self.channels:
                 x = L.minibatch_stddev(x, self.group, self.channels)
-            return self.out(self.fc(self.conv(x).flatten(1)))
+            return self.fc(self.conv(x).flatten(1))
 
 
 class Discriminator(backbones.Discriminator):
@@ -376,15 +377,25 @@ class Discriminator(backbones.Discriminator):
         if num_classes:
             self.mapping = L.Mapping(0, num_classes, width, D_MAPPING_LAYERS, lr_mult=0.01)
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         x, feats = images, {}
         for r in self.sizes:
             x = self.get_submodule(f"b{r}")(x)
             if str(r // 2) in taps:
                 feats[str(r // 2)] = x
-        out = self.b4(x)
+        return self.b4(x), feats
+
+    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
+        out = self.b4.out(h)
         if not self.num_classes:
-            return out.squeeze(1), feats
-        return (out * self.mapping(None, labels)).sum(1) / math.sqrt(out.shape[1]), feats
+            return out.squeeze(1)
+        return (out * self.mapping(None, labels)).sum(1) / math.sqrt(out.shape[1])
+
+    def last_layer(self, labels: Tensor | None = None) -> Last:
+        out = self.b4.out
+        assert out.bias is not None
+        weight, bias = out.weight * out.weight_gain, out.bias * out.lr_mult
+        if not self.num_classes:
+            return Last(weight, bias)
+        class_ = self.mapping(None, labels) / math.sqrt(len(weight))
+        return Last(class_ @ weight, class_ @ bias)

@@ -23,7 +23,9 @@ import torch
 from harness.data.imageset import ImageSet
 from harness.experiment import files
 from harness.experiment import spec as config
-from harness.training.train import State, new_state, train
+from harness.training.arm import build, load_data
+from harness.training.state import State, new_state
+from harness.training.train import train
 from harness.trial import run as trial
 
 HERE = Path(__file__).parent
@@ -39,7 +41,7 @@ class Arm:
     def __init__(self, setting: str, variants: dict[str, Any], profile: str, device: torch.device) -> None:
         self.trial = config.parse_trial(plain(setting, variants, profile), f"bench: {setting}")
         self.data = load(setting)
-        g, d, self.terms = trial.build(self.trial, self.data, device)
+        g, d, self.hooks = build(self.trial, self.data, device)
         self.state: State = new_state(g, d, self.trial.train)
         self.costs = trial.costs(g, d)
         self.device = device
@@ -50,7 +52,7 @@ class Arm:
         self._settle()
         start = clock()
         train(
-            self.state, t, self.data, self.terms, seed=0, conditional=False,
+            self.state, t, self.data, self.hooks, seed=0, conditional=False,
             upkeep=lambda state: state.nimg >= end,
         )  # fmt: skip
         self._settle()
@@ -82,7 +84,7 @@ _loaded: dict[str, ImageSet] = {}
 def load(setting: str) -> ImageSet:
     """The images of a setting, drawn once."""
     if setting not in _loaded:
-        _loaded[setting] = trial.load_data(config.parse_trial(plain(setting, {}, "paper"), "bench"))[0]
+        _loaded[setting] = load_data(config.parse_trial(plain(setting, {}, "paper"), "bench"))[0]
     return _loaded[setting]
 
 

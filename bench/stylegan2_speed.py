@@ -37,7 +37,9 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     from harness import plugins
     from harness.experiment import files
     from harness.experiment import spec as config
-    from harness.training.train import State, new_state, train
+    from harness.training.arm import build, load_data
+    from harness.training.state import State, new_state
+    from harness.training.train import train
     from harness.trial import run as trial
 
     raw = files.preset(job["preset"], "--presets")
@@ -56,8 +58,8 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     t = config.parse_trial(raw, "bench")
     run = config.Run(config.Resources(cpus=job["threads"]), device=job["device"])
     device = trial.prepare_device(run, t)
-    data, _ = trial.load_data(t)
-    g, d, terms = trial.build(t, data, device)
+    data, _ = load_data(t)
+    g, d, hooks = build(t, data, device)
 
     wall, busy = [], []
 
@@ -69,7 +71,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
         return False
 
     state = new_state(g, d, t.train)
-    train(state, t.train, data, terms, seed=0, conditional=False, upkeep=upkeep)
+    train(state, t.train, data, hooks, seed=0, conditional=False, upkeep=upkeep)
     upkeep(state)
     per_image = [_iteration(times, job["r1_every"], interval) / t.train.batch_size for times in (wall, busy)]
     peak = (

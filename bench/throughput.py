@@ -1,4 +1,4 @@
-"""Images per second of every kind of trial in an experiment, for `plan`: the figures of bench/throughput.json.
+"""Images per second of every kind of trial in an experiment, for `plan`: what it knows of speeds.
 
     python -m bench.throughput                                  rehearsal and table2, on this machine
     python -m bench.throughput --experiments full --steps 16    paper256: on a GPU
@@ -23,7 +23,9 @@ from harness.experiment.matrix import entries
 from harness.experiment.spec import Resources, Run, Trial
 from harness.orchestration import plan
 from harness.plugins import find
-from harness.training.train import State, new_state, train
+from harness.training.arm import build
+from harness.training.state import State, new_state
+from harness.training.train import train
 from harness.trial import run as trial
 
 WARM_UP = 2
@@ -42,7 +44,7 @@ def measure(t: Trial, steps: int, clock: str, device: torch.device) -> float:
     """Images per second over whole training steps."""
     synthetic = find("harness.datasets", "synthetic")
     data = synthetic.load(synthetic.Options(resolution=plan.resolution(t) or 32, num_images=256))
-    g, d, terms = trial.build(t, data, device)
+    g, d, hooks = build(t, data, device)
     times: list[float] = []
 
     def upkeep(state: State) -> bool:
@@ -51,7 +53,7 @@ def measure(t: Trial, steps: int, clock: str, device: torch.device) -> float:
         times.append(time.process_time() if clock == "cpu" else time.perf_counter())
         return len(times) > WARM_UP + steps
 
-    train(new_state(g, d, t.train), t.train, data, terms, seed=0, conditional=t.conditional, upkeep=upkeep)
+    train(new_state(g, d, t.train), t.train, data, hooks, seed=0, conditional=t.conditional, upkeep=upkeep)
     return steps * t.train.batch_size * t.train.d_steps / (times[WARM_UP + steps] - times[WARM_UP])
 
 

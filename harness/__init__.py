@@ -1,0 +1,17 @@
+"""The harness. A folder in the plural is a shelf, one plugin a file, found by its name; one in the singular is
+machinery. Imports run downwards in this list only (`tests/test_architecture.py`):
+
+orchestration/ study/               many trials; attention of an experiment, measured
+trial/                              one trial, end to end
+pictures/                           of trained models
+training/ tracking/ weights/        the loop; MLflow's copy; published networks
+metrics/                            SHELF
+evaluation/ report/ datasets/       one pass, every metric; tables and page; SHELF
+store/                              a trial's folder
+data/ experiment/ variants/         images; what an experiment is; SHELF
+method/                             mathematics
+plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
+disk.py                             files that appear whole or not at all
+pickles.py                          what a pickle holds, read without executing anything
+console.py errors.py rng.py         the terminal; how work ends early; random streams
+"""

@@ -23,7 +23,6 @@ STYLES = {
 }  # fmt: skip
 ENDS = ("done", "diverged", "failed", "timeout", "hung", "oom", "interrupted")
 PLAIN_EVERY_S = 15.0
-LATEST = ("fid", "fd_", "di")  # beginnings of the metrics worth a column while it runs
 
 
 class Progress:
@@ -105,15 +104,14 @@ def _style(word: str) -> str:
 
 
 def _cells(now: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """kimg / total, images per second, time left, latest scores: texts, empty where unknown."""
+    """kimg / total, images per second, time left, the latest scores that it reports: texts, empty where unknown."""
     nimg, total, rate = now.get("nimg"), now.get("total_nimg"), now.get("images_per_s")
     kimg = f"{nimg / 1000:.4g}/{total / 1000:.4g} kimg" if nimg is not None and total else ""
     running = now["word"] == "running" and nimg is not None and total
     speed = f"{rate:.3g} img/s" if rate and running else ""
     left = f"{duration((total - nimg) / rate)} left" if rate and running and total and nimg is not None else ""
     latest = {k.split("/")[-1]: v for k, v in (now.get("latest") or {}).items()}
-    chosen = [(k, v) for k, v in latest.items() if k.startswith(LATEST) and isinstance(v, int | float)]
-    return kimg, speed, left, "  ".join(f"{k} {v:.4g}" for k, v in chosen)
+    return kimg, speed, left, "  ".join(f"{k} {v:.4g}" for k, v in latest.items() if isinstance(v, int | float))
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@ import textwrap
 import pytest
 
 from harness.errors import UserError
-from harness.experiment import files
+from harness.experiment import files, loader
 from harness.experiment import spec as config
 from harness.experiment.matrix import entries
 
@@ -60,7 +60,7 @@ def test_a_resolved_trial_reads_back_equal(load):
         again = config.parse_trial(config.to_plain(trial), "trial")
         assert again == trial
         assert again.id == trial.id
-    assert config.parse_trial(__import__("yaml").safe_load(files.dump_yaml(config.to_plain(trial))), "t") == trial
+    assert config.parse_trial(__import__("yaml").safe_load(loader.dump_yaml(config.to_plain(trial))), "t") == trial
 
 
 def test_the_id_hangs_on_what_decides_the_weights(load):
@@ -83,6 +83,36 @@ def test_set_overrides_any_key_and_wins_over_settings(load):
     e = load(sets=["train.total_kimg=2", "seeds=[7]"], settings="{s: {train.total_kimg: 9}}")
     assert one(e).train.total_kimg == 2
     assert one(e).seed == 7
+
+
+def test_an_arm_may_set_more_than_its_variants(load):
+    """Between `settings` and --set, for that arm alone; the table remembers what is not overruled."""
+    arms = "{baseline: {}, slow: [sel, {set: {train.g.lr: 1.0e-4, train: {d: {eps: 1.0e-6}}, backbone.width: 0.125}}]}"
+    e = load(BASE, [f"arms={arms}"], settings="{s: {train.g.lr: 3.0e-4}}")
+    slow, base = one(e, "slow"), one(e)
+    assert (slow.train.g.lr, slow.train.d.eps, slow.backbone.options.width) == (1e-4, 1e-6, 0.125)
+    assert (base.train.g.lr, base.train.d.eps) == (3e-4, 1e-8)
+    assert [v.name for v in slow.variants] == ["sel"]
+    assert e.tables[0].changes == {"slow": {"train.g.lr": 1e-4, "train.d.eps": 1e-6, "backbone.width": 0.125}}
+    e = load(BASE, [f"arms={arms}", "train.g.lr=5.0e-4"], settings="{s: {}}")
+    assert one(e, "slow").train.g.lr == one(e).train.g.lr == 5e-4
+    assert "train.g.lr" not in e.tables[0].changes["slow"]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("{dataset.name: cifar10}", "arms.align.set: dataset.name: must be a key of train or backbone"),
+        ("{seed: 3}", "arms.align.set: seed: must be a key of train or backbone"),
+        ("{train.g.lrr: 1}", "train.g.lrr: unknown key; did you mean 'lr'"),
+        ("{train: 3}", "arm align: train: 3: must be a mapping"),
+        ("3", "arms.align.set: 3: must be a mapping"),
+    ],
+)
+def test_what_an_arm_may_not_set(load, own, message):
+    with pytest.raises(UserError) as e:
+        load(sets=[f"arms={{baseline: {{}}, align: {{sel: {{}}, set: {own}}}}}"])
+    assert message in str(e.value) and "\n" not in str(e.value)
 
 
 def test_another_dataset_keeps_the_options_both_have(load):

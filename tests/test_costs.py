@@ -5,12 +5,13 @@ import torch
 
 from harness.experiment import spec as config
 from harness.experiment.spec import Trial
+from harness.training.arm import build, load_data
 from harness.trial import run as trial
 from tests import tiny
 
 
 def costs(t: Trial) -> dict[str, int]:
-    g, d, _ = trial.build(t, trial.load_data(t)[0], torch.device("cpu"))
+    g, d, _ = build(t, load_data(t)[0], torch.device("cpu"))
     before = {k: v.clone() for m in (g, d) for k, v in m.state_dict().items()}
     found = trial.costs(g.train(), d.eval())
     assert g.training and g.backbone.training and not d.training

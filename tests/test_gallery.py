@@ -11,6 +11,7 @@ from harness.experiment.spec import Run
 from harness.orchestration.attempt import Control
 from harness.pictures import gallery
 from harness.pictures import of_model as pictures
+from harness.training.arm import build, load_data
 from harness.trial import run as trial
 from tests import tiny
 
@@ -50,8 +51,8 @@ def test_a_picture_that_fails_costs_no_result(tmp_path, monkeypatch):
 
 def test_one_moment_is_no_picture_over_time(tmp_path):
     t = tiny.trial()
-    data, _ = trial.load_data(t)
-    g, d, _ = trial.build(t, data, torch.device("cpu"))
+    data, _ = load_data(t)
+    g, d, _ = build(t, data, torch.device("cpu"))
     model = gallery.trained(t, g, d, data, "raw", 8)
     gallery.note_attention(model, tmp_path)
     assert len(list((tmp_path / "attention").glob("*.png"))) == 1

@@ -16,8 +16,8 @@ from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
 from harness.pictures import of_model as pictures
 from harness.store import checkpoint
 from harness.training import trained
-from harness.training.train import new_state
-from harness.trial import run as trial
+from harness.training.arm import build, load_data
+from harness.training.state import new_state
 from harness.variants import align
 from tests import tiny
 
@@ -27,7 +27,7 @@ SPATIAL = {"move_level_0", "move_finer", "exchange"}
 
 def saved(folder: Path, t: config.Trial) -> Path:
     """The folder of a trial whose encoder is away from its zero start."""
-    g, d, _ = trial.build(t, trial.load_data(t)[0], torch.device("cpu"))
+    g, d, _ = build(t, load_data(t)[0], torch.device("cpu"))
     torch.manual_seed(0)
     for p in g.encoder.parameters() if g.encoder else ():
         p.data.add_(0.3 * torch.randn_like(p))

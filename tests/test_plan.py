@@ -128,15 +128,16 @@ def test_a_checkpoint_is_as_large_as_planned(experiment, tmp_path):
     import torch
 
     from harness.store import checkpoint
-    from harness.training.train import new_state, train
-    from harness.trial import run as trial
+    from harness.training.arm import build, load_data
+    from harness.training.state import new_state
+    from harness.training.train import train
 
     sets = ["backbone.width=0.125", "train.batch_size=8", "dataset.num_images=64", "train.total_kimg=0.008"]
     t = experiment([*sets, "train.ema_kimg=1"]).tables[0].cells["synthetic", "align"][0]
-    data, _ = trial.load_data(t)
-    g, d, terms = trial.build(t, data, torch.device("cpu"))
+    data, _ = load_data(t)
+    g, d, hooks = build(t, data, torch.device("cpu"))
     state = new_state(g, d, t.train)
-    train(state, t.train, data, terms, seed=0, conditional=False, upkeep=lambda _: False)
+    train(state, t.train, data, hooks, seed=0, conditional=False, upkeep=lambda _: False)
     path = checkpoint.save(tmp_path / "c", state.tensors(), {"nimg": 8, "journal_offset": 0})
     planned = plan.disk_bytes(t.train, *plan.parameters(t, 32, 0), 32) - 64 * 3 * 32**2
     assert path.stat().st_size == pytest.approx(planned / 2, rel=0.06)  # names, buffers and statistics besides

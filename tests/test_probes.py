@@ -74,7 +74,7 @@ def test_the_error_of_the_explained_share_is_its_jackknife():
 
 def test_attention_that_equals_its_own_heatmap_is_unlike_the_others(monkeypatch):
     g, d = model("sel")
-    aligner = plugins.find("harness.variants", "align").term(align.Options(), 32)
+    aligner = align.Alignment(align.Options(), 32)
     given = g.encoder.sample(16, torch.Generator().manual_seed(0))
     perfect = {k: aligner.target(k, given[k], torch.zeros(16, 1, k, k)) for k in aligner.options.levels}
     monkeypatch.setattr(probes, "maps", lambda *args: perfect)

@@ -1,6 +1,7 @@
 """Reports from made-up results: what is averaged, what is left out, and what is said about it."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -14,7 +15,6 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.report import page, tables
 from harness.report.collect import collect
-from harness.report.names import order
 from harness.report.write import write
 from tests import fake_results as fake
 from tests.fake_results import finish, live, score
@@ -28,6 +28,13 @@ def trials(arm, setting="cifar10_unconditional"):
 
 def only_table(results, table=TABLE):
     return collect(fake.experiment(table), results).tables[0]
+
+
+def test_what_an_arm_sets_besides_is_said(tmp_path):
+    changed = dataclasses.replace(TABLE, changes={"align": {"train.g.lr": 2e-4, "train.g.betas": [0.0, 0.9]}})
+    notes = only_table(tmp_path, changed).notes
+    assert "+ L_align also sets train.g.lr=0.0002, train.g.betas=[0.0, 0.9]" in notes
+    assert not any("also sets" in n for n in only_table(tmp_path).notes)
 
 
 def cell(t, metric, arm, setting="cifar10_unconditional"):
@@ -117,21 +124,6 @@ def test_result_of_another_eval_is_not_used(tmp_path):
     t = only_table(tmp_path, other)
     assert t.metrics == ()
     assert t.outcomes["cifar10_unconditional", "baseline"][0].state == "scored otherwise"
-
-
-def test_headline_order():
-    names = [
-        "score_auc",
-        "di_calibrated",
-        "kid50k_full",
-        "di",
-        "fd_efficientnet_lite0_5k_full",
-        "fid10k_full",
-        "fid50k_full",
-    ]
-    assert order(names)[0][:2] == ["fid50k_full", "di"]
-    assert order(["di", "fd_efficientnet_lite0_5k_full"]) == (["fd_efficientnet_lite0_5k_full", "di"], 2)
-    assert order(["kid50k_full"]) == (["kid50k_full"], 0)
 
 
 @pytest.mark.parametrize(

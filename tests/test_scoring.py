@@ -12,8 +12,9 @@ from harness.evaluation import evaluate
 from harness.evaluation.evidence import record
 from harness.experiment import spec as config
 from harness.store import checkpoint
-from harness.training import train as loop
 from harness.training import trained
+from harness.training.arm import build, load_data
+from harness.training.state import State, new_state
 from harness.trial import run as trials
 from harness.trial import scoring
 from tests import tiny
@@ -43,16 +44,16 @@ class Control:
 def planted(monkeypatch, tmp_path):
     """A watch over an untrained trial whose distances are given, and what moves it on."""
     trial = tiny.trial(eval=EVAL)
-    data, _ = trials.load_data(trial)
-    g, d, _ = trials.build(trial, data, torch.device("cpu"))
-    state = loop.new_state(g, d, trial.train)
+    data, _ = load_data(trial)
+    g, d, _ = build(trial, data, torch.device("cpu"))
+    state = new_state(g, d, trial.train)
 
     def measure(watch, nimg, value):
         monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {NAME: record(value, "lower", {})})
         state.nimg = nimg
         with torch.no_grad():
             next(d.parameters()).fill_(nimg)
-        assert watch.measure(state, lambda done, total: None) == {NAME: value}
+        assert watch.measure(state, lambda done, total: None) == {NAME: record(value, "lower", {})}
 
     def watch(resumed=None):
         return scoring.Watch(trial, data, tmp_path, resumed)
@@ -119,7 +120,7 @@ def test_a_best_that_is_gone_is_said(planted):
     measure(watch, 10, 5.0)
     path = watch.folder / watch.best["file"]
     path.write_bytes(path.read_bytes()[:-1])
-    state = loop.State(*[None] * 6, nimg=20)  # type: ignore[arg-type]
+    state = State(*[None] * 6, nimg=20)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="gone or broken.*eval.during=null"):
         scoring.of_best(watch, state, {}, None, None)
 

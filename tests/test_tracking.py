@@ -1,11 +1,13 @@
 """What MLflow shows is what the journals say: once each, in any order of troubles, rebuilt from nothing."""
 
+import base64
 import json
 import math
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -227,10 +229,14 @@ def test_importing_tracking_is_cheap():
 
 
 def test_views_are_readable_and_name_the_parent():
-    made = views.tags("p4rent", ["loss/g"], ["final/fd_x", "final/di"], 7)
+    both = "final/x", "final/di"
+    made = views.tags("p4rent", ["loss/g"], both, both, 7)
     state = json.loads(made["mlflow.sharedViewState.by-arm"])
     assert state["name"] == "by arm" and state["state"].startswith("deflate;")
     assert len(state["state"]) < 5000
+    drawn = json.loads(zlib.decompress(base64.b64decode(state["state"].removeprefix("deflate;"))))["compareRunCharts"]
+    points = [c for c in drawn if c["type"] == "SCATTER"]
+    assert [(c["xaxis"]["key"], c["yaxis"]["key"]) for c in points] == [("final/di", "final/x")]
 
 
 @pytest.mark.slow

@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from harness.data.batches import batch
 from harness.experiment import spec as config
 from harness.method.generator import Fakes
+from harness.method.hooks import ArmHooks
 from harness.training import ranks
-from harness.training import train as loop
+from harness.training.arm import build, load_data
+from harness.training.state import Stats, new_state
+from harness.training.train import train
 from harness.trial import run as trials
 from harness.trial import upkeep
 from tests import tiny
@@ -23,13 +27,13 @@ def one_thread():
 
 
 def run(trial, stop=lambda state: False, resume=None):
-    data, _ = trials.load_data(trial)
-    g, d, terms = trials.build(trial, data, torch.device("cpu"))
-    state = loop.new_state(g, d, trial.train)
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+    state = new_state(g, d, trial.train)
     if resume is not None:
         tensors, nimg = resume
         state.load(tensors, nimg)
-    loop.train(state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=stop)
+    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=stop)
     return state
 
 
@@ -84,8 +88,8 @@ def test_arms_of_one_seed_are_paired(backbone):
     seen = {}
     for arm in ("baseline", "sel", "align", "flatten"):
         trial = tiny.trial(backbone, arm)
-        data, _ = trials.load_data(trial)
-        g, d, _ = trials.build(trial, data, torch.device("cpu"))
+        data, _ = load_data(trial)
+        g, d, _ = build(trial, data, torch.device("cpu"))
         weights = {
             k: v.clone() for k, v in [*g.backbone.state_dict(prefix="g.").items(), *d.state_dict(prefix="d.").items()]
         }
@@ -94,8 +98,8 @@ def test_arms_of_one_seed_are_paired(backbone):
         g.backbone.sample_z = lambda n, rng, draw=draw, out=latents: out.append(draw(n, rng)) or out[-1]
         reals = []
         d.register_forward_pre_hook(lambda _, args, out=reals: out.append(args[0].detach().clone()))
-        state = loop.new_state(g, d, trial.train)
-        loop.train(state, trial.train, data, [], seed=0, conditional=False, upkeep=lambda s: s.nimg >= 16)
+        state = new_state(g, d, trial.train)
+        train(state, trial.train, data, ArmHooks({}), seed=0, conditional=False, upkeep=lambda s: s.nimg >= 16)
         seen[arm] = weights, latents, reals
     weights, latents, reals = seen["baseline"]
     parts = trial.train.batch_size // trial.train.microbatch
@@ -110,10 +114,10 @@ def test_arms_of_one_seed_are_paired(backbone):
 
 def test_an_absent_variant_is_absent():
     trial = tiny.trial("sn_dcgan", "baseline")
-    data, _ = trials.load_data(trial)
-    g, _, terms = trials.build(trial, data, torch.device("cpu"))
+    data, _ = load_data(trial)
+    g, _, hooks = build(trial, data, torch.device("cpu"))
     assert g.encoder is None
-    assert terms == []
+    assert hooks.variants == {}
     fakes = g(g.backbone.sample_z(2, torch.Generator()), draws=lambda name: pytest.fail(f"drew {name}"))
     assert isinstance(fakes, Fakes)
     assert fakes.heatmaps is None
@@ -129,15 +133,15 @@ def test_alignment_leaves_d_alone():
 def test_every_image_is_shown_once_an_epoch_and_mirrored_with_xflip():
     import dataclasses
 
-    data, _ = trials.load_data(tiny.trial())
-    shown = [loop.batch(data, 0, i, 8, False)[0] for i in range(0, 64, 8)]
+    data, _ = load_data(tiny.trial())
+    shown = [batch(data, 0, i, 8, False)[0] for i in range(0, 64, 8)]
     assert sorted(x.tobytes() for b in shown for x in b) == sorted(x.tobytes() for x in data.images)
     flipped = dataclasses.replace(data, xflip=True)
-    shown = [loop.batch(flipped, 0, i, 8, False)[0] for i in range(0, 128, 8)]
+    shown = [batch(flipped, 0, i, 8, False)[0] for i in range(0, 128, 8)]
     both = [x.tobytes() for x in data.images] + [x[:, :, ::-1].tobytes() for x in data.images]
     assert sorted(x.tobytes() for b in shown for x in b) == sorted(both)
-    straddling, _ = loop.batch(data, 0, 60, 8, False)
-    assert (straddling[:4] == loop.batch(data, 0, 56, 8, False)[0][4:]).all()
+    straddling, _ = batch(data, 0, 60, 8, False)
+    assert (straddling[:4] == batch(data, 0, 56, 8, False)[0][4:]).all()
 
 
 def test_the_earliest_bad_value_is_named_also_after_a_resume():
@@ -199,9 +203,9 @@ def test_low_precision_trains_finite_and_scores_in_float32(backbone, precision):
 
 
 def test_steps_joined_are_as_if_each_value_had_been_added_to_one():
-    joined, whole = loop.Stats(), loop.Stats()
+    joined, whole = Stats(), Stats()
     for step in range(2):
-        one = loop.Stats()
+        one = Stats()
         for name in ("loss/d", "scores/real", "loss/d"):
             one.add(name, torch.tensor(step))
             whole.add(name, torch.tensor(step))

@@ -203,9 +203,9 @@ def test_encoders_compute_in_float32_under_autocast(name: str) -> None:
 
 def aligned(d: Discriminator, fakes: Fakes, o: align.Options, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(GAN loss, L_align) from one forward pass of D."""
-    term = align.term(o, R)
-    logits, feats = d(fakes.images, labels, taps=term.taps)
-    total, parts = term(logits, feats, fakes)
+    hooks = align.hooks(o, R)
+    logits, feats = d(fakes.images, labels, taps=hooks.taps)
+    total, parts = hooks.term(logits, feats, fakes)
     assert list(parts) == [*(f"{kind}/{k}" for kind in ("align_empty", "align") for k in (4, 8, 16)), "align"]
     assert all(v.ndim == 0 and not v.requires_grad for v in parts.values())
     torch.testing.assert_close(parts["align"], sum(v for k, v in parts.items() if k.startswith("align/")))
@@ -275,9 +275,9 @@ def test_a_dead_d_ends_in_a_finite_zero_gradient() -> None:
 def parts_of(o: align.Options) -> dict[str, Tensor]:
     g, d = networks("sn_dcgan")
     fakes = generate(arm(g, "sel_norm"))
-    term = align.term(o, R)
-    logits, feats = d(fakes.images, taps=term.taps)
-    total, parts = term(logits, feats, fakes)
+    hooks = align.hooks(o, R)
+    logits, feats = d(fakes.images, taps=hooks.taps)
+    total, parts = hooks.term(logits, feats, fakes)
     return {"total": total, **parts}
 
 
@@ -299,7 +299,7 @@ def test_weights_can_be_differentiated_through() -> None:
         o = options(align, levels=[8], differentiate_weights=through)
         feats = {"8": nn.functional.avg_pool2d(images, 4)}
         logits = (feats["8"] ** 3).sum((1, 2, 3))
-        total, _ = align.term(o, R)(logits, feats, Fakes(images, images, maps))
+        total, _ = align.hooks(o, R).term(logits, feats, Fakes(images, images, maps))
         grads.append(torch.autograd.grad(total, images)[0])
     assert not torch.allclose(grads[0], grads[1])
 
@@ -322,11 +322,11 @@ def test_a_non_finite_value_is_handed_on_where_it_arises() -> None:
     """The parts stand in the order of their making, so the first bad one is the place."""
     g, d = networks("sn_dcgan")
     fakes = generate(arm(g, "sel_norm"))
-    term = align.term(options(align), R)
-    logits, feats = d(fakes.images, taps=term.taps)
+    hooks = align.hooks(options(align), R)
+    logits, feats = d(fakes.images, taps=hooks.taps)
 
     def bad(*given: Any) -> list[str]:
-        total, parts = term(*given)
+        total, parts = hooks.term(*given)
         assert not total.isfinite()
         return [name for name, value in parts.items() if not value.isfinite()]
 
@@ -345,7 +345,7 @@ def test_empty_maps_are_counted() -> None:
     sign = torch.tensor([1.0, 1.0, -1.0, -1.0])
     for rectify, share in (("after_sum", 0.5), ("per_channel", 0.5)):
         logits = sign * sum(f.sum((1, 2, 3)) for f in feats.values())
-        total, parts = align.term(options(align, rectify=rectify), R)(logits, feats, fakes)
+        total, parts = align.hooks(options(align, rectify=rectify), R).term(logits, feats, fakes)
         assert [float(parts[f"align_empty/{k}"]) for k in (4, 8, 16)] == [share] * 3
         grads = torch.autograd.grad(total, list(feats.values()))
         assert all(grad[:2].any() and not grad[2:].any() for grad in grads)
@@ -353,13 +353,13 @@ def test_empty_maps_are_counted() -> None:
 
 def test_what_alignment_refuses() -> None:
     with pytest.raises(UserError, match=r"variants.align.levels: 16: must be below the image resolution 16"):
-        align.term(options(align), 16)
+        align.hooks(options(align), 16)
     g, d = networks("sn_dcgan")
     fakes = generate(arm(g, "sel_norm", heatmaps={"levels": [4, 8]}))
-    term = align.term(options(align), R)
-    logits, feats = d(fakes.images, taps=term.taps)
+    hooks = align.hooks(options(align), R)
+    logits, feats = d(fakes.images, taps=hooks.taps)
     with pytest.raises(UserError, match=r"align.levels: 16: no such heatmap; drawn: \[4, 8\]"):
-        term(logits, feats, fakes)
+        hooks.term(logits, feats, fakes)
     with pytest.raises(UserError, match="level_weights.*entry for each level"):
         options(align, level_weights=[1.0])
     with pytest.raises(UserError, match="levels: 32: must be among heatmaps.levels"):

@@ -6,5 +6,6 @@ image_files.py    the images of a ZIP or folder
 archive.py        writing a ZIP that a killed run can continue
 pixel_cache.py    decoded once for all trials
 cifar_batches.py  CIFAR's pickles, nothing executed
+batches.py        the endless sequence of real images, in batches
 prepare.py        ZIPs from what one downloads
 """

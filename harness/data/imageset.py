@@ -1,13 +1,4 @@
-"""Datasets: uint8 images with or without labels, identified by their content.
-
-A dataset is one module in this package with
-
-    Options                                  frozen dataclass, typed fields
-    has_test(options) -> bool                whether split "test" exists; opens no file
-    load(options, split="train") -> ImageSet UserError on anything bad
-
-Files beginning with "_" are shared parts, not datasets.
-"""
+"""What a data set is: uint8 images with or without labels, identified by their content."""
 
 import hashlib
 import json

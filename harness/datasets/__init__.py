@@ -1,1 +1,12 @@
-"""Datasets."""
+"""Datasets: uint8 images with or without labels, identified by their content.
+
+cifar10.py      CIFAR-10, from the genuine archive
+image_zip.py    StyleGAN's format: a ZIP or a folder
+synthetic.py    drawn shapes, made when asked for
+
+A dataset is one module in this package with
+
+    Options                                  frozen dataclass, typed fields
+    has_test(options) -> bool                whether split "test" exists; opens no file
+    load(options, split="train") -> ImageSet (`harness.data.imageset`) UserError on anything bad
+"""

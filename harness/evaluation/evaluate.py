@@ -7,7 +7,6 @@ D runs in eval mode and float32, on the same kind of batches for fakes and reals
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from backbones import Discriminator
 from harness import plugins, rng
 from harness.data.imageset import ImageSet
 from harness.evaluation import scores
-from harness.evaluation.evidence import Evidence, Needs, Record, Setting
+from harness.evaluation.evidence import Evidence, Needs, Record, Setting, headed
 from harness.evaluation.fakes import Device, Job, score, scoring
 from harness.evaluation.features import prepare
 from harness.evaluation.reals import reference
@@ -87,7 +86,11 @@ def evaluate(
             evidence.scores[name] = score_reals(
                 d, images.images, labels, count, batch_size=spec.batch_size, seed=seed, device=device, progress=tell
             )
-    return {k: v for options, module, _ in plan for k, v in module.compute(evidence, options, setting).items()}
+    return {
+        name: headed(name, record, module.heading(name, record["protocol"]) if hasattr(module, "heading") else None)
+        for options, module, _ in plan
+        for name, record in module.compute(evidence, options, setting).items()
+    }
 
 
 @torch.no_grad()
@@ -117,7 +120,7 @@ def score_reals(
     return scores.finite(np.concatenate(found)[:count], "eval: scores of reals")
 
 
-def _plan(setting: Setting) -> list[tuple[Any, ModuleType, Needs]]:
+def _plan(setting: Setting) -> list[tuple[Any, plugins.Metric, Needs]]:
     """Each metric's options, module and needs."""
     found = [(m.options, plugins.find("harness.metrics", m.name)) for m in setting.spec.metrics]
     return [(options, module, module.needs(options, setting)) for options, module in found]

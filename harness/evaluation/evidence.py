@@ -1,18 +1,12 @@
-"""Metrics: features or D's scores in, named numbers with their protocol out.
-
-A metric is one module in this package with
-
-    Options                                 frozen dataclass, typed fields
-    needs(options, setting) -> Needs        what the one pass must gather; UserError if the data can't give it
-    compute(evidence, options, setting) -> {name: record}       pure
+"""What a metric asks of the one pass and what it is given; the protocol and record of each number.
 
 Several metrics and several protocols share one pass (`harness.evaluation.evaluate`): every image is
-made, read and passed through an extractor once. Files beginning with "_" are what metrics share.
+made, read and passed through an extractor once.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +20,30 @@ if TYPE_CHECKING:
     from harness.experiment import spec as config
 
 Record = dict[str, Any]
-"""{"value", "se", "better": "lower|higher|zero", "protocol": {...}, "extra": {...}}, plain JSON."""
+"""{"value", "se", "better": "lower|higher|zero", "protocol": {...}, "extra": {...}}, plain JSON; after the pass with
+its `Heading` beside these."""
+
+
+class Heading(TypedDict, total=False):
+    """How a table presents a record. A metric's file says it, every record of a result carries it.
+
+    role: a distance to the data, a state of the game between G and D, or something else. label: what a person calls
+    it (its name, where none is given). headline: whether it may stand in the first columns of a table, to which each
+    role gives the one of least `rank`, by name where ranks are equal. paper: the paper's name for a figure measured
+    in just this way, "fid" or "di"; apart: why the paper's figures do not stand beside it.
+    """
+
+    role: Literal["distance", "equilibrium", "other"]
+    label: str
+    headline: bool
+    rank: int
+    paper: str
+    apart: str
+
+
+def headed(name: str, record: Record, heading: Heading | None) -> Record:
+    """`record` with what the metric's file says of it; where that says nothing it is a figure among others."""
+    return {"role": "other", "label": name, "headline": False, **(heading or {}), **record}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def probe(
     times by name, compared with `d` on the same images. Raises Diverged where a value is not finite.
     """
     module = plugins.find("harness.variants", "align")
-    aligner = module.term(align or module.Options(), data.resolution)
+    aligner = module.hooks(align or module.Options(), data.resolution)
     found: dict[str, list[Array]] = {}
     with scoring(g, d, *(snapshots or {}).values()):
         for index in range(max(1, count // batch_size)):

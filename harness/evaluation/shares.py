@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.utils import parametrize
 
+from harness import outside
 from harness.errors import Diverged, UserError
 from harness.evaluation.evidence import Evidence
 from harness.evaluation.fakes import Device, Job, scoring, see, within
@@ -60,7 +61,9 @@ def _run(job: Job, runs: list[range], on: Sequence[Device], progress: Callable[[
         for i, (run, device) in enumerate(zip(runs, on, strict=False)):
             ours, theirs = context.Pipe(duplex=False)
             children.append(
-                context.Process(target=_work, args=(theirs, packed, run, str(device), threads), daemon=True)
+                context.Process(
+                    target=_work, args=(theirs, outside.packed(), packed, run, str(device), threads), daemon=True
+                )
             )
             children[-1].start()
             theirs.close()
@@ -97,9 +100,10 @@ def _plain(network: Network) -> Network:
     return copied.cpu()
 
 
-def _work(pipe: Any, packed: bytes, run: range, device: str, threads: int) -> None:
+def _work(pipe: Any, plugins: Any, packed: bytes, run: range, device: str, threads: int) -> None:
     """What one process does: its run of batches, saying how far it is."""
     torch.set_num_threads(threads)
+    outside.unpack(plugins)  # before the networks: their classes may come from there
     job: Job = pickle.loads(packed)
     networks = [m.to(device) for m in (job.g, job.d) if m is not None]
     try:

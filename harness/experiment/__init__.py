@@ -2,6 +2,7 @@
 
 spec.py    an experiment, its tables and trials
 schema.py  strict, typed parsing
+loader.py  YAML read safely; the only yaml import
 files.py   experiment files: presets, settings, arms, includes
 matrix.py  experiment to unique trials
 """

@@ -1,28 +1,28 @@
-"""Experiment files: YAML in, `harness.experiment.spec` objects out. The only file that reads YAML.
+"""Experiment files: YAML in, `harness.experiment.spec` objects out.
 
 An experiment is a base trial, `settings` (named overrides: the columns of a table),
-`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments.
+`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. The word `set`
+in an arm is no variant but what else that arm changes: `set: {train.g.lr: 2.0e-4}`, laid between `settings`
+and `--set`; of `train` and `backbone` alone, since arms that are compared share data, scoring and seeds.
+`plugins` names folders whose files join the shelves.
 A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
 """
 
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-
-from harness import plugins
+from harness import outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError, legible
+from harness.experiment.loader import parse_yaml, read_yaml
 from harness.experiment.schema import parse
 from harness.experiment.spec import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
 
 SHIPPED = ROOT / "experiments"
-MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
-MAX_DEPTH = 50
+OWN = "set"  # of an arm: what else it changes
 TAKEN = ("trials", "superseded", "mlartifacts")  # what else lies in the folder of results
 
 
@@ -39,6 +39,7 @@ class _File:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     arms: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[Path, ...] = ()  # folders of plugins from outside, seen from this file's own
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -49,14 +50,17 @@ class _File:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read and check an experiment file. `overrides` are `key=value` texts, checked like the YAML."""
-    sets = [_override(text) for text in overrides]
+    texts = list(overrides)
+    sets = [_override(text) for text in texts]
     path = _locate(Path(path))
+    folders = tuple(plugin_folders(path, texts))
+    outside.use([outside.read(folder, f"{path}: plugins") for folder in folders])
     file, _ = _read(path, sets)
     tables: dict[str, Table] = {}
     for table in _tables(path, sets):
         if tables.setdefault(table.name, table) is not table:
             raise UserError(f"{path}: include: two tables are named {table.name!r}; give one another name")
-    return Experiment(file.name, path, tuple(tables.values()), file.run)
+    return Experiment(file.name, path, tuple(tables.values()), file.run, folders)
 
 
 def sources(path: str | Path) -> list[Path]:
@@ -68,82 +72,55 @@ def sources(path: str | Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        included = _read_yaml(path).get("include")
+        included = read_yaml(path).get("include")
         names = [n for n in included if isinstance(n, str)] if isinstance(included, list | dict) else []
         inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
         todo += [_locate(path.parent / name) for name in inside]
     return list(found)
 
 
+def plugin_folders(path: str | Path, overrides: Iterable[str] = ()) -> list[Path]:
+    """The folders of plugins from outside that an experiment names, each once: those of `overrides`, seen from the
+    working folder, else of its files and of all they include, each seen from its file. None is opened here."""
+    texts = list(overrides)
+    if (given := named_folders(texts)) is not None:
+        return given
+    named: list[Path] = []
+    for file in sources(path):
+        raw = read_yaml(file)
+        included = raw.get("include")
+        laid = included.values() if isinstance(included, dict) else ()
+        for keys in (raw, *(changes for changes in laid if isinstance(changes, dict))):
+            named += _folders(keys.get(outside.KEY), file.parent)
+    return list(dict.fromkeys(named))
+
+
+def named_folders(overrides: Iterable[str]) -> list[Path] | None:
+    """Those of `--set plugins=[...]`, seen from the working folder; None where there is none."""
+    given = [value for key, value in map(_override, overrides) if key == outside.KEY]
+    if given and not (isinstance(given[-1], list) and all(isinstance(text, str) for text in given[-1])):
+        raise UserError(f"--set plugins: {given[-1]!r}: must be a list of folders, like [mine]")
+    return _folders(given[-1], Path.cwd()) if given else None
+
+
+def _folders(named: Any, seen_from: Path) -> list[Path]:
+    """What a list of folders names; what is none is left to the check of the whole file."""
+    texts = named if isinstance(named, list) else []
+    return list(dict.fromkeys((seen_from / text).resolve() for text in texts if isinstance(text, str) and text))
+
+
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
     """The trial `plain` with `key=value` texts laid over it, checked like any other."""
     raw = copy.deepcopy(plain)
     for key, value in map(_override, texts):
-        _set_trial(raw, key, value)
+        if key != outside.KEY:
+            _set_trial(raw, key, value)
     return parse_trial(raw, place)
-
-
-def dump_yaml(value: Any) -> str:
-    """Plain data as YAML, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=110)
 
 
 def paper_results() -> dict[str, Any]:
     """The paper's own figures: table -> column -> row -> {fid, di}."""
-    return yaml.safe_load((SHIPPED / "paper.yaml").read_text())
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML would silently overwrite, and bounds what a
-    small text can unfold to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth, self._sizes = 0, dict[int, int]()  # by node: its characters, with those of its aliases
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        fresh, mark = not self.check_event(yaml.AliasEvent), self.peek_event().start_mark
-        self._depth += 1
-        node = super().compose_node(parent, index) if self._depth <= MAX_DEPTH else None
-        self._depth -= 1
-        if node is None or not fresh and id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, f"nested in more than {MAX_DEPTH} levels, or in itself", mark)
-        if fresh:
-            parts = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
-            within = len(parts) if isinstance(parts, str) else sum(self._sizes[id(part)] for part in parts)
-            self._sizes[id(node)] = 1 + within
-        if self._sizes[id(node)] > MAX_SIZE:
-            raise yaml.composer.ComposerError(None, None, f"unfolds to more than {MAX_SIZE} characters", mark)
-        return node
-
-    def construct_yaml_int(self, node: Any) -> int:
-        value: int = super().construct_yaml_int(node)
-        if value.bit_length() > 63:  # of a longer one, even a message may not be made
-            raise yaml.constructor.ConstructorError(None, None, "whole number of more than 64 bits", node.start_mark)
-        return value
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other` may be overridden
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, str | int | float | bool) else str(key))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-def _parse(text: str, place: str) -> Any:
-    """The plain data in `text`; YAML can name no class and call nothing here."""
-    try:
-        return yaml.load(text, _Loader)
-    except Exception as e:  # on odd scalars the library raises what its conversions do: KeyError, AttributeError, ...
-        reason = str(e) if isinstance(e, yaml.YAMLError | ValueError) else repr(e)
-        raise UserError(f"{place}: not readable as YAML: {reason}") from None
+    return read_yaml(SHIPPED / "paper.yaml")
 
 
 def _locate(path: Path) -> Path:
@@ -153,18 +130,6 @@ def _locate(path: Path) -> Path:
             return candidate
     known = sorted(p.stem for p in SHIPPED.glob("*.yaml") if p.stem != "paper")
     raise UserError(f"{path}: no such experiment file{plugins.hint(path.stem, known)}")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if (size := path.stat().st_size) > MAX_SIZE:
-            raise UserError(f"{path}: {size} bytes: must be at most {MAX_SIZE}; give an experiment file")
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: not readable as YAML: {e}; save it as UTF-8") from None
-    return mapping(_parse(text, str(path)), str(path))
 
 
 def _tables(
@@ -190,7 +155,7 @@ def _read(
     path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
 ) -> tuple[_File, dict[str, Any]]:
     """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
-    raw = merge(_read_yaml(path), over or {}, str(path))
+    raw = merge(read_yaml(path), over or {}, str(path))
     known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
     for key, value in sets:
         head, _, rest = key.partition(".")
@@ -221,7 +186,7 @@ def preset(name: str, place: str) -> dict[str, Any]:
     known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
     if name not in known:
         raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
-    return _read_yaml(SHIPPED / "presets" / f"{name}.yaml")
+    return read_yaml(SHIPPED / "presets" / f"{name}.yaml")
 
 
 def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
@@ -231,18 +196,49 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
     dataset = base.get("dataset")
     column = dataset.get("name") if isinstance(dataset, dict) else None
     settings = file.settings or {column if isinstance(column, str) else "trial": {}}
+    rows = {arm: named(variants, f"{path}: arms.{arm}") for arm, variants in arms.items()}
+    own = {arm: _own_changes(row.pop(OWN, {}), f"{path}: arms.{arm}.{OWN}") for arm, row in rows.items()}
     cells = {}
     for setting, changes in settings.items():
-        for arm, variants in arms.items():
+        for arm, variants in rows.items():
             raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
-            raw["variants"] = named(variants, f"{path}: arms.{arm}")
+            raw = merge(raw, _nested(own[arm]), f"{path}: arms.{arm}.{OWN}")
+            raw["variants"] = copy.deepcopy(variants)
             for key, value in sets:
                 if key.split(".")[0] in TRIAL_KEYS:
                     _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
             trial = parse_trial(raw, place)
             cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
-    return Table(file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells)
+    told = {arm: {k: v for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
+    return Table(
+        file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells,
+        {arm: its for arm, its in told.items() if its},
+    )  # fmt: skip
+
+
+def _own_changes(raw: dict[str, Any], place: str) -> dict[str, Any]:
+    """What an arm's `set` changes, by dotted key."""
+    flat = dict(_leaves(raw))
+    for key in flat:
+        if key.split(".")[0] not in ("train", "backbone"):
+            raise UserError(
+                f"{place}: {key}: must be a key of train or backbone, like train.g.lr; all arms share the rest"
+            )
+    return flat
+
+
+def _leaves(raw: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in raw.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _overruled(key: str, sets: list[tuple[str, Any]]) -> bool:
+    """Whether `--set` gives every arm the same there."""
+    return any(f"{key}.".startswith(f"{over}.") or f"{over}.".startswith(f"{key}.") for over, _ in sets)
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -250,7 +246,7 @@ def _override(text: str) -> tuple[str, Any]:
     place = f"--set {legible(text, 100)}"
     if not eq or not key:
         raise UserError(f"{place}: must be key=value, like train.total_kimg=1")
-    return key.strip(), _parse(value, place)
+    return key.strip(), parse_yaml(value, place)
 
 
 def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,15 @@ class Trial:
         decides = {k: v for k, v in _portable(self).items() if k != "eval"}
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def plugins(self) -> tuple[tuple[str, str], ...]:
+        """(package, name) of all that it is made of."""
+        parts = {
+            "harness.datasets": (self.dataset,), "backbones": (self.backbone,),
+            "harness.variants": self.variants, "harness.metrics": self.eval.metrics,
+        }  # fmt: skip
+        return tuple((package, p.name) for package, chosen in parts.items() for p in chosen)
+
     def variant(self, name: str) -> Any:
         """The options of variant `name`, or None where the arm has no such variant."""
         return next((v.options for v in self.variants if v.name == name), None)
@@ -168,6 +177,7 @@ class Table:
     arms: tuple[str, ...]
     settings: tuple[str, ...]
     cells: dict[tuple[str, str], tuple[Trial, ...]]  # (setting, arm) -> by seed
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> what its `set` changes, by dotted key
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ class Experiment:
     path: Path
     tables: tuple[Table, ...]
     run: Run
+    plugins: tuple[Path, ...] = ()  # folders of plugins from outside
 
 
 TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
@@ -296,11 +307,11 @@ def _plugin(package: str, raw: Any, place: str) -> Plugin:
 
 
 def _check_variants(trial: Trial, place: str) -> None:
-    """Each variant's `REQUIRES` must be among what the others `PROVIDE`, and one encoder is enough.
-    A variant that requires heatmaps can have those levels only that are drawn."""
-    modules = [(v.name, plugins.find("harness.variants", v.name)) for v in trial.variants]
-    provided = [what for _, m in modules for what in getattr(m, "PROVIDES", ())]
-    for name, module in modules:
+    """Each variant's `REQUIRES` must be among what the others `PROVIDE`, one provider is enough, nobody meets what it
+    `CLASHES` with; and each file's own `check` has its say."""
+    modules = {v.name: plugins.find("harness.variants", v.name) for v in trial.variants}
+    provided = [what for name in modules for what in _provides(name)]
+    for name, module in modules.items():
         for what in getattr(module, "REQUIRES", ()):
             if what not in provided:
                 givers = [n for n in plugins.names("harness.variants") if what in _provides(n)]
@@ -308,13 +319,30 @@ def _check_variants(trial: Trial, place: str) -> None:
     for what in set(provided):
         if provided.count(what) > 1:
             raise UserError(f"{place}: variants: {what} come from more than one variant; keep one")
-    drawn = next((v.options.heatmaps.levels for v in trial.variants if "heatmaps" in _provides(v.name)), ())
-    for variant, (name, module) in zip(trial.variants, modules, strict=True):
-        for level in variant.options.levels if "heatmaps" in getattr(module, "REQUIRES", ()) else ():
-            if level not in drawn:
-                raise UserError(
-                    f"{place}: variants.{name}.levels: {level}: no such heatmap is drawn; choose among {list(drawn)}"
-                )
+    for name, module in modules.items():
+        others = {v.name: v.options for v in trial.variants if v.name != name}
+        for refused in getattr(module, "CLASHES", ()):
+            _check_clash(trial, f"{place}: variants.{name}", refused, others)
+        if hasattr(module, "check"):
+            try:
+                module.check(trial.variant(name), others)
+            except ValueError as e:
+                raise UserError(f"{place}: variants.{name}.{e}") from None
+
+
+def _check_clash(trial: Trial, place: str, refused: str, others: dict[str, Any]) -> None:
+    """`refused`: another variant, what one provides, or a key of the trial, like train.r1_gamma, that must be off."""
+    if "." in refused:
+        value: Any = trial
+        for part in refused.split("."):
+            if not hasattr(value, part):
+                raise UserError(f"{place}: CLASHES: {refused!r}: no such key of a trial; mend the variant's file")
+            value = getattr(value, part)
+        if value not in (None, 0, "none", "off"):
+            raise UserError(f"{place}: refuses {refused}, here {value}; set it to 0 or null, in this arm by `set:`")
+    for other in others:
+        if other == refused or refused in _provides(other):
+            raise UserError(f"{place}: can't be in one arm with {other}; keep one of them")
 
 
 def _check_during(scoring: Eval, place: str) -> None:
@@ -330,7 +358,6 @@ def _check_during(scoring: Eval, place: str) -> None:
         )
 
 
-@cache
 def _provides(name: str) -> tuple[str, ...]:
     return tuple(getattr(plugins.find("harness.variants", name), "PROVIDES", ()))
 

@@ -1,5 +1,6 @@
-"""The method's mathematics.
+"""The method's mathematics, and what a variant may do with it.
 
+hooks.py      what a variant may do in the training loop
 generator.py  a backbone's G with what a variant adds
 heatmaps.py   random multi-level heatmaps
 attention.py  GradCAM and L_align

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Adversarial(NamedTuple):
+class LogitLoss(NamedTuple):
     """Loss of each logit: G's on its fakes, D's on fakes and on reals."""
 
     g: Callable[[Tensor], Tensor]
@@ -22,9 +22,9 @@ class Adversarial(NamedTuple):
 
 ADVERSARIAL = {
     # Non-saturating: -log sigmoid(D(G(z))) for G; cross entropy for D (Goodfellow et al. 2014).
-    "logistic": Adversarial(g=lambda x: F.softplus(-x), d_fake=F.softplus, d_real=lambda x: F.softplus(-x)),
+    "logistic": LogitLoss(g=lambda x: F.softplus(-x), d_fake=F.softplus, d_real=lambda x: F.softplus(-x)),
     # Hinge for D, -D(G(z)) for G (Miyato et al. 2018, eqs. 16 and 17).
-    "hinge": Adversarial(g=lambda x: -x, d_fake=lambda x: F.relu(1 + x), d_real=lambda x: F.relu(1 - x)),
+    "hinge": LogitLoss(g=lambda x: -x, d_fake=lambda x: F.relu(1 + x), d_real=lambda x: F.relu(1 - x)),
 }
 
 

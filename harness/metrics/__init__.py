@@ -1,1 +1,20 @@
-"""Metrics."""
+"""Metrics: features or D's scores in, named numbers with their protocol out.
+
+disequilibrium.py         DI, its exact and calibrated companions
+fid.py                    Fréchet distance on Inception's features
+kid.py                    kernel distance on the same
+inception_score.py        IS
+precision_recall.py       improved precision and recall
+fd_dinov2.py              Fréchet distance on DINOv2's features
+fd_efficientnet_lite0.py  the same on EfficientNet-Lite0's, whose weights need no download
+kd_efficientnet_lite0.py  kernel distance on these
+
+A metric is one module in this package with
+
+    Options                                 frozen dataclass, typed fields
+    needs(options, setting) -> Needs        what the one pass must gather; UserError if the data can't give it
+    compute(evidence, options, setting) -> {name: record}       pure
+    heading(name, protocol) -> Heading | None       optional: how a table presents such a record of its own
+
+(types in `harness.evaluation.evidence`). Files beginning with "_" are what metrics share.
+"""

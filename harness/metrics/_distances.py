@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.evaluation.evidence import Comparison, Evidence, Needs, Protocol, Record, Sample, Setting, record
+from harness.evaluation.evidence import Comparison, Evidence, Heading, Needs, Protocol, Record, Sample, Setting, record
 from harness.evaluation.features import Extractor
 from harness.evaluation.frechet import distance
 
@@ -48,6 +48,14 @@ def frechet_records(
         )
         for c, fakes, reals in pairs(extractor, protocols, setting)
     }
+
+
+def frechet_heading(name: str, prefix: str, label: str) -> Heading | None:
+    """Of a Fréchet distance on other features than Inception's: `label` and the counts in its name."""
+    if not name.startswith(prefix):
+        return None
+    apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
+    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart)
 
 
 def feature_needs(

@@ -5,6 +5,7 @@
 `_heldout` use reals that D never saw: a gap to those of the training set is an overfitted D.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +14,11 @@ import numpy as np
 from harness import rng
 from harness.errors import UserError
 from harness.evaluation import scores
-from harness.evaluation.evidence import Evidence, Needs, Record, Setting, record
+from harness.evaluation.evidence import Evidence, Heading, Needs, Record, Setting, record
+
+LABELS = {"di": "DI", "di_calibrated": "calibrated DI", "di_exact": "exact DI"}
+OF_SCORES = {"score_auc": "AUC of D", "score_gap": "score gap", "score_wasserstein": "W1 of scores"}
+PAPER_DRAWS = (64, 200)  # images of either kind a draw, draws
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,17 @@ def _of(
         "score_gap": record(gap.value, "zero", protocol, se=gap.se, pooled_std=std),
         "score_wasserstein": record(distance, "lower", protocol, over_pooled_std=distance / std),
     }
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    known = name.removesuffix("_heldout")
+    label = {**LABELS, **OF_SCORES}.get(known)
+    if label is None:
+        return None
+    label += ", held out" * (name != known)
+    if name != "di":
+        return Heading(role="equilibrium" if known in LABELS else "other", label=label)
+    if (protocol.get("n"), protocol.get("repeats")) == PAPER_DRAWS:
+        return Heading(role="equilibrium", label=label, headline=True, rank=0, paper="di")
+    apart = "the paper's DI is a mean over 200 draws of 64 + 64 images: di is not comparable"
+    return Heading(role="equilibrium", label=label, headline=True, rank=0, apart=apart)

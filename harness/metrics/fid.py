@@ -1,11 +1,15 @@
 """Fréchet Inception Distance (Heusel et al. 2017) on torch-fidelity's `inception-v3-compat` features."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import frechet_records, moment_needs
+
+PAPER = "fid50k_full"  # 50,000 fakes against all training images
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,12 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
     """`fid50k_full`: 50,000 fakes against all training images."""
     name = "fid" if options.weights == "published" else "fid_any_weights_"
     return frechet_records(name, replace(INCEPTION, weights=options.weights), options.protocols, evidence, setting)
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    if not re.match(r"fid(_any_weights_)?\d", name):
+        return None
+    if name == PAPER:
+        return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid")
+    apart = f"the paper's FID takes 50,000 generated images against all reals: {name} is not comparable"
+    return Heading(role="distance", label=name, headline=True, rank=1, apart=apart)

@@ -1,9 +1,10 @@
 """KID's kernel distance on EfficientNet-Lite0's 1280 pooled ImageNet features: offline, never called KID."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import EFFICIENTNET_LITE0
 from harness.metrics._distances import feature_needs, kernel_records
 
@@ -37,3 +38,7 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
         subset_size=options.subset_size,
         rng_seed=options.rng_seed,
     )
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    return Heading(role="distance") if name.startswith("kd_efficientnet_lite0_") else None

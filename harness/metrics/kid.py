@@ -1,9 +1,11 @@
 """Kernel Inception Distance (Binkowski et al. 2018) on torch-fidelity's `inception-v3-compat` features."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting
+from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, kernel_records
 
@@ -36,3 +38,7 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
         subset_size=options.subset_size,
         rng_seed=options.rng_seed,
     )
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    return Heading(role="distance") if re.match(r"kid(_any_weights_)?\d", name) else None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness import outside
 from harness.disk import is_full
 from harness.errors import Lost, one_line
 from harness.orchestration.schedule import Ended
@@ -38,14 +39,16 @@ def make(
 ) -> Ended:
     """Make attempt `number` at a trial; an exception ends it as failed, with its traceback in the folder.
 
-    `worker`: "module:function" with the signature of `trial.run`.
+    `worker`: "module:function" with the signature of `trial.run`; the sources of plugins from outside that came with
+    `run` are in use before it is looked up.
     """
     try:
         module, _, function = worker.partition(":")
+        options = outside.unpacked(run)
         work: Work = getattr(importlib.import_module(module), function)
         if remote.URL in os.environ:
-            return Ended(_in_scratch(work, config, folder, run, control, number))
-        return Ended(work(config, folder, run, control, number))
+            return Ended(_in_scratch(work, config, folder, options, control, number))
+        return Ended(work(config, folder, options, control, number))
     except Exception as e:
         return failure(e, folder, number)
 

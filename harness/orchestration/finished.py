@@ -7,19 +7,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import outside
 from harness.disk import ROOT, write_atomic
 from harness.experiment import files
 
 NOTE = ".finished.json"  # in results/<experiment>/
 
 
-def key(experiment: str, words: Sequence[str]) -> str:
-    """Of all that decides the answer but results: the experiment's files, the command's other words, our own code."""
+def key(experiment: str, words: Sequence[str], plugins: Iterable[Path] = ()) -> str:
+    """Of all that decides the answer but results: the experiment's files, the command's other words, our own code,
+    and the files in the folders `plugins`."""
     own = [p for folder in ("harness", "backbones", "experiments") for p in (ROOT / folder).rglob("*")]
     code = sorted(p for p in [ROOT / "cli.py", *own] if p.suffix in (".py", ".yaml"))
     digest = hashlib.sha256(json.dumps([str(Path.cwd()), experiment, *words]).encode())
     for path in (*files.sources(experiment), *code):
         digest.update(f"{path}\0".encode() + path.read_bytes())
+    for folder in plugins:
+        digest.update(json.dumps([str(folder), outside.digests(outside.read(folder).files)]).encode())
     return digest.hexdigest()
 
 

@@ -98,19 +98,21 @@ def measure(config: dict[str, Any], run_options: dict[str, Any]) -> Memory | Non
 
     from harness.experiment import spec as configs
     from harness.experiment.schema import parse
-    from harness.training.train import new_state, train
+    from harness.training.arm import build, load_data
+    from harness.training.state import new_state
+    from harness.training.train import train
     from harness.trial import run as trials
 
     trial = configs.parse_trial(config, "trial")
     device = trials.prepare_device(parse(Run, run_options, "run"), trial)
     if device.type != "cuda":
         return None
-    data, _ = trials.load_data(trial)
-    g, d, terms = trials.build(trial, data, device)
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, device)
     enough = STEPS * trial.train.batch_size * trial.train.d_steps
 
     train(
-        new_state(g, d, trial.train), trial.train, data, terms, seed=0, conditional=trial.conditional,
+        new_state(g, d, trial.train), trial.train, data, hooks, seed=0, conditional=trial.conditional,
         upkeep=lambda state: state.nimg >= enough,
     )  # fmt: skip
     return Memory(torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory)

@@ -1,7 +1,7 @@
 """What an experiment costs, before anything runs: images, hours, disk, and when it would end.
 
 A trial's hours are its images over the speed of its *shape*: backbone, resolution, variants, batch, precision.
-Speeds come from trials of that shape that finished here, else from bench/throughput.json
+Speeds come from trials of that shape that finished here, else from throughput.json beside this file
 (`python -m bench.throughput`), else from what was published. A shape without any says so; nothing is guessed.
 Scoring at the end of a trial is not part of it.
 """
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from harness.disk import ROOT
 from harness.errors import UserError
 from harness.experiment import spec as config
 from harness.experiment.matrix import Entry
@@ -26,7 +25,7 @@ Kind = Literal["gpu", "cpu"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu")
 CLASSES = 10  # of a conditional trial, to size its networks; a class more or less is a row of an embedding
 NATIVE = {"cifar10": 32}  # sides of datasets that have no option for it
-THROUGHPUT = ROOT / "bench" / "throughput.json"
+THROUGHPUT = Path(__file__).parent / "throughput.json"  # of the package, so that an installed one knows it too
 
 # StyleGAN3's documentation gives 2.47 s per 1,000 images for `paper256` on 8 A100; the paper adds "around 30 %".
 PUBLISHED_GPU_S_PER_KIMG = 8 * 2.47
@@ -106,7 +105,7 @@ def _hashable(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured(path: Path = THROUGHPUT) -> list[Record]:
-    """The records of bench/throughput.json; none where the file is missing. UserError where it is broken."""
+    """The records of throughput.json; none where the file is missing. UserError where it is broken."""
     try:
         rows = json.loads(path.read_text())
         return [
@@ -234,7 +233,7 @@ def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     import torch
 
     from harness.data.imageset import ImageSet
-    from harness.trial.run import build
+    from harness.training.arm import build
 
     nothing = np.empty((0, 3, resolution, resolution), np.uint8)
     with torch.device("meta"):

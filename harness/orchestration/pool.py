@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import outside
 from harness.errors import UserError
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run, Trial, to_plain
@@ -101,7 +102,7 @@ class RayPool:
 
     def __init__(self, ray: Any, run: Run, worker: str) -> None:
         self._ray, self._run, self._worker = ray, run, worker
-        self._plain = plain(run)
+        self._plain = {**plain(run), outside.KEY: outside.packed()}
         self._running: dict[str, _Running] = {}
         self._idle: list[tuple[Share, Any]] = []
         self._nodes: tuple[float, list[dict[str, float]]] = (-1e9, [])
@@ -295,6 +296,7 @@ class RayPool:
         self._ray.kill(self._running[id].actor)
 
 
-def _call(function: str, *args: Any) -> Any:
+def _call(function: str, config: dict[str, Any], run: dict[str, Any]) -> Any:
+    options = outside.unpacked(run)
     module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)(*args)
+    return getattr(importlib.import_module(module), name)(config, options)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from harness.data.batches import batch, to_device
 from harness.experiment.schema import parse
 from harness.method import attention, heatmaps
 from harness.method.generator import Fakes, Heatmaps
@@ -22,7 +23,6 @@ from harness.pictures import figures
 from harness.pictures.figures import Pixels
 from harness.rng import Streams, stream
 from harness.training.model import Trained
-from harness.training.train import batch, to_device
 
 SIDE = 96  # pixels of a shown image; larger images stay as they are
 COLUMNS = 8  # images in a row

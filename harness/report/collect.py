@@ -17,14 +17,11 @@ from harness.experiment import spec as config
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment, Table, Trial
-from harness.report import statistics
+from harness.report import names, statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
-from harness.report.names import order
+from harness.report.names import Name
 from harness.report.statistics import Summary
 from harness.store import code
-
-PAPER_FAKES = 50_000  # against all reals
-PAPER_DRAWS = (64, 200)  # images of either kind a draw, draws
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -51,7 +48,8 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):
             protocol = {k: v for k, v in m.get("protocol", {}).items() if k != "seed"}
             kind = facts + json.dumps(protocol, sort_keys=True)
-            scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, kind)
+            about = names.of(name, m)
+            scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, about, kind)
         else:
             not_finite.append(name)
     other = code.other(folder, trial, result, accepted=False)
@@ -86,53 +84,44 @@ def _read(path: Path) -> dict[str, Any]:
 def _table(table: Table, by_id: Mapping[str, Outcome], paper: Mapping[str, Any]) -> TableReport:
     outcomes = {place: tuple(by_id[t.id] for t in trials) for place, trials in table.cells.items()}
     baseline = "baseline" if "baseline" in table.arms else table.arms[0]
-    names, headline = order(name for group in outcomes.values() for o in group for name in o.scores)
+    found = [s.name for group in outcomes.values() for o in group for s in o.scores.values()]
+    heads = {n.key for n in names.heads(found)}
     theirs = paper.get(table.paper or "", {})
-    metrics = [_metric(table, n, i < headline, baseline, outcomes, theirs) for i, n in enumerate(names)]
+    metrics = [_metric(n, n.key in heads, baseline, outcomes, theirs) for n in names.order(found)]
     # Holm within the table: the headline comparisons are one family, all others another.
     corrected = _holm([m for m in metrics if m.headline]) + _holm([m for m in metrics if not m.headline])
     return TableReport(table, baseline, outcomes, tuple(corrected), tuple(_notes(table, baseline, outcomes, corrected)))
 
 
 def _metric(
-    table: Table,
-    name: str,
+    name: Name,
     headline: bool,
     baseline: str,
     outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]],
     theirs: Mapping[str, Any],
 ) -> MetricTable:
-    scored = [o for group in outcomes.values() for o in group if name in o.scores]
-    kinds = {o.scores[name].kind: o.scores[name].protocol for o in scored}
+    scored = [o.scores[name.key] for group in outcomes.values() for o in group if name.key in o.scores]
+    kinds = {s.kind: s.protocol for s in scored}
     protocols = {json.dumps(protocol, sort_keys=True): protocol for protocol in kinds.values()}
-    key, apart = _paper_key(name, table, protocols.values())
+    key, apart = _paper(s.name for s in scored) if theirs else (None, None)
     cells = {}
     for (setting, arm), group in outcomes.items():
         column = theirs.get(setting, {}) if key else {}
         cells[setting, arm] = _cell(
-            name,
+            name.key,
             group,
             outcomes[setting, baseline] if arm != baseline else None,
             column.get(arm, {}).get(key),
             column.get(baseline, {}).get(key),
         )
-    return MetricTable(name, scored[0].scores[name].better, headline, cells, tuple(protocols.values()), apart)
+    return MetricTable(name.key, name.label, scored[0].better, headline, cells, tuple(protocols.values()), apart)
 
 
-def _paper_key(metric: str, table: Table, protocols: Iterable[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """The paper's name for `metric`, or why its figures can't stand beside it (both None: it has no such figure)."""
-    if table.paper is None or not metric.startswith(("fid", "fd_")) and metric != "di":
-        return None, None
-    if metric == "di":
-        if all((p.get("n"), p.get("repeats")) == PAPER_DRAWS for p in protocols):
-            return "di", None
-        return None, "the paper's DI is a mean over 200 draws of 64 + 64 images: di is not comparable"
-    if metric.startswith("fd_"):
-        return None, f"{metric} is a Fréchet distance on other features than Inception's: not comparable with an FID"
-    evals = [t.eval for trials in table.cells.values() for t in trials]
-    if metric == "fid50k_full" and all(e.num_fakes == PAPER_FAKES and e.num_reals is None for e in evals):
-        return "fid", None
-    return None, f"the paper's FID takes 50,000 generated images against all reals: {metric} is not comparable"
+def _paper(names: Iterable[Name]) -> tuple[str | None, str | None]:
+    """The paper's name for a metric whose records say that it is the paper's, each of them; or why its figures can't
+    stand beside it (both None: nothing is said)."""
+    kinds = {n.paper: n.apart for n in names}
+    return (next(iter(kinds)), None) if len(kinds) == 1 and None not in kinds else (None, kinds.get(None))
 
 
 def _cell(
@@ -206,6 +195,9 @@ def _notes(
         done = {who: o for who, o in column if o.state == "done"}
         for fact in ("commit", "device", "torch", "data"):
             notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
+        for file in sorted({file for o in done.values() for file in o.plugins}):
+            digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}
+            notes += _mixture(f"{setting}: mixed {file}", digests)
         for m in headline:
             protocols = {w: o.scores[m.name].protocol for w, o in done.items() if m.name in o.scores}
             keys = _varying(protocols.values())
@@ -217,6 +209,9 @@ def _notes(
             notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
+    for arm, changes in table.changes.items():
+        also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
+        notes.append(f"{table.labels.get(arm, arm)} also sets {also}")
     placed = [(f"{s}/{arm} s{o.trial.seed}", o.other_code) for (s, arm), group in outcomes.items() for o in group]
     notes += filter(None, [code.told(placed)])
     lost = sorted({n for group in outcomes.values() for o in group for n in o.not_finite})

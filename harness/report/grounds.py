@@ -17,9 +17,8 @@ from PIL import Image
 
 from harness.experiment import spec as config
 from harness.experiment.spec import Trial
-from harness.report import charts, tables
+from harness.report import charts, names
 from harness.report.model import Outcome, Report
-from harness.report.names import order
 
 MOST_SNAPSHOTS = 4  # sample grids an arm, evenly spread over training
 GRID_COLUMNS = 8  # of a trial's sample grid
@@ -133,11 +132,12 @@ _MAIN = ("loss/g", "loss/d")
 
 
 def _scatter(arms: list[_Arm]) -> str:
-    """Final DI against the headline distance: small dots are seeds, large ones their means."""
-    names, count = order(n for a in arms for o in a.outcomes for n in o.scores)
-    if count < 2:
+    """The final equilibrium against the distance: small dots are seeds, large ones their means."""
+    both = names.pair(s.name for a in arms for o in a.outcomes for s in o.scores.values())
+    if both is None:
         return ""
-    first, second = names[:2]
+    first, second = (n.key for n in both)
+    distance, equilibrium = (n.label for n in both)
     dots = []
     for a in arms:
         points = [(o.scores[first].value, o.scores[second].value, o.trial.seed) for o in a.outcomes
@@ -148,8 +148,8 @@ def _scatter(arms: list[_Arm]) -> str:
             dots.append(charts.Dot(f"{a.label}, mean", a.colour, x, y, strong=True))
     if not dots:
         return ""
-    chart = charts.scatter(dots, "DI against distance", tables.name(first), tables.name(second))
-    return f"<figure><figcaption>DI against {escape(tables.name(first))}</figcaption>{chart}</figure>"
+    chart = charts.scatter(dots, f"{equilibrium} against distance", distance, equilibrium)
+    return f"<figure><figcaption>{escape(equilibrium)} against {escape(distance)}</figcaption>{chart}</figure>"
 
 
 # ── pictures ─────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import statistics
+from harness.report.names import Name
 from harness.report.statistics import Paired, Summary, Verdict
 from harness.store.code import Other
 
@@ -23,6 +24,7 @@ class Score(NamedTuple):
     se: float | None
     better: str  # "lower", "higher" or "zero"
     protocol: Mapping[str, Any]  # but for the seed, in which the trials of a cell are meant to differ
+    name: Name
     kind: str  # the protocol and the facts of its trial, as text: what must agree where values are averaged
 
 
@@ -53,15 +55,21 @@ class Outcome:
         return str(self.result.get("reason") or self.live.get("message") or "")
 
     def facts(self) -> dict[str, str]:
-        """What must agree among trials that are averaged or compared."""
+        """What must agree among trials that are averaged or compared, and the files from outside behind this one."""
         env = self.result.get("env", {})
         facts = {
             "commit": env.get("commit"),
             "device": env.get("device"),
             "torch": env.get("versions", {}).get("torch"),
             "data": self.result.get("dataset", {}).get("fingerprint"),
+            "plugins": ", ".join(f"{file} {digest[:12]}" for file, digest in self.plugins.items()) or None,
         }
         return {name: str(value) for name, value in facts.items() if value is not None}
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """Plugins from outside that the trial used: {"variants/y.py": sha256}. Arms differ in them, as they should."""
+        return self.result.get("env", {}).get("plugins", {})
 
     def trailing(self, metric: str) -> Summary | None:
         """Over the last SNAPSHOTS values of series eval/<metric>, the untrained networks' left out; None below two."""
@@ -112,9 +120,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MetricTable:
-    """One metric over all cells of a table. `apart`: why the paper's figures do not stand beside it."""
+    """One metric over all cells of a table: its `name` in result.json, its `label` for a person. `apart`: why the
+    paper's figures do not stand beside it."""
 
     name: str
+    label: str
     better: str
     headline: bool
     cells: Mapping[tuple[str, str], Cell]
@@ -124,7 +134,7 @@ class MetricTable:
 
 @dataclass(frozen=True)
 class TableReport:
-    """A table of the experiment with all its metrics, the headline ones (FID or FD, then DI) first."""
+    """A table of the experiment with all its metrics, the headline ones (a distance, then DI) first."""
 
     table: Table
     baseline: str

@@ -45,7 +45,7 @@ def _table(t: TableReport, inks: Colours) -> str:
     panels = [p for p in (t.headline, *((m,) for m in t.metrics if not m.headline)) if p]
     tabs = "".join(
         f'<button type="button" aria-pressed="{str(i == 0).lower()}" data-panel="{_id(t, p)}">'
-        f"{escape(' and '.join(tables.name(m.name) for m in p))}</button>"
+        f"{escape(' and '.join(m.label for m in p))}</button>"
         for i, p in enumerate(panels)
     )
     chosen = f'<div class="tabs" role="group" aria-label="Metric">{tabs}</div>' if len(panels) > 1 else ""
@@ -73,7 +73,7 @@ def _panel(t: TableReport, metrics: Sequence[MetricTable], inks: Colours, *, hid
         for arm in t.table.arms
     )
     forests = [
-        f"<figure><figcaption>{escape(tables.name(m.name))}, {escape(t.label(s))}</figcaption>{forest}</figure>"
+        f"<figure><figcaption>{escape(m.label)}, {escape(t.label(s))}</figcaption>{forest}</figure>"
         for m in metrics
         for s in settings
         if (forest := _forest(t, m, s, inks))
@@ -97,7 +97,7 @@ def _panel(t: TableReport, metrics: Sequence[MetricTable], inks: Colours, *, hid
 
 def _name(m: MetricTable) -> str:
     aim = {"lower": "lower is better", "higher": "higher is better", "zero": "0 is best"}[m.better]
-    return f'<abbr title="{escape(m.name)}: {aim}">{escape(tables.name(m.name))} {tables.ARROW[m.better]}</abbr>'
+    return f'<abbr title="{escape(m.name)}: {aim}">{escape(m.label)} {tables.ARROW[m.better]}</abbr>'
 
 
 def _best(t: TableReport, m: MetricTable, setting: str) -> str | None:
@@ -151,8 +151,8 @@ def _forest(t: TableReport, m: MetricTable, setting: str, inks: Colours) -> str:
             ink = inks.of(t.table.cells[setting, arm][0])
             values = c.paired.differences
             rows.append(charts.Row(t.label(arm), ink, s.mean, s.low, s.high, values, c.paper_difference))
-    title = f"{tables.name(m.name)}: difference to the baseline, {t.label(setting)}"
-    return charts.intervals(rows, title, f"Δ {tables.name(m.name)}") if rows else ""
+    title = f"{m.label}: difference to the baseline, {t.label(setting)}"
+    return charts.intervals(rows, title, f"Δ {m.label}") if rows else ""
 
 
 def _states(t: TableReport) -> str:
@@ -175,7 +175,7 @@ def _statistics(t: TableReport) -> str:
             low, high = (tables.number(x, s.half, signed=True) if x is not None else "" for x in (s.low, s.high))
             rows.append(
                 [
-                    tables.name(m.name), t.label(setting), t.label(arm), str(s.n), tables.difference(c),
+                    m.label, t.label(setting), t.label(arm), str(s.n), tables.difference(c),
                     f"[{low}, {high}]" if low else "", _p(c.paired.p_t), _p(c.p_holm), _p(c.paired.p_flip),
                     f"{c.paired.effect:+.2f}".replace("-", "−") if c.paired.effect is not None else "",
                     f"{v.share[0]:.2f} … {v.share[1]:.2f}".replace("-", "−") if v and v.share else "",
@@ -226,14 +226,14 @@ def _failures(report: Report) -> str:
 
 def _trials(report: Report) -> str:
     """One line a trial; results.csv holds the rest."""
-    metrics = list(dict.fromkeys(m.name for t in report.tables for m in t.headline))
+    metrics = {m.name: m.label for t in report.tables for m in t.headline}
     rows = []
     for o in report.outcomes:
         values = [tables.number(o.scores[m].value, o.scores[m].se) if m in o.scores else "" for m in metrics]
         serves = ", ".join(f"{p.table}/{p.setting}/{p.arm}" for p in o.serves)
         rows.append([o.trial.id, serves, str(o.trial.seed), o.word, *values])
     shared = sum(len(o.serves) for o in report.outcomes)
-    head = ["Trial", "Serves", "Seed", "State", *(tables.name(m) for m in metrics)]
+    head = ["Trial", "Serves", "Seed", "State", *metrics.values()]
     return (
         f'<section id="trials"><h2>Trials</h2><details><summary>{len(rows)} trials serve {shared} places in '
         f"{len(report.tables)} table{'s' * (len(report.tables) > 1)}</summary>{_plain(head, rows)}</details></section>"

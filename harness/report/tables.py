@@ -14,11 +14,6 @@ from typing import Any
 from harness.report.model import Cell, MetricTable, Outcome, Report, TableReport, Trailing
 
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
-NAMES = {
-    "fid50k_full": "FID", "di": "DI", "di_calibrated": "calibrated DI", "di_exact": "exact DI",
-    "score_auc": "AUC of D", "score_gap": "score gap", "score_wasserstein": "W1 of scores",
-}  # fmt: skip
-SHORTER = {"fd_efficientnet_lite0_": "FD-Lite0 ", "fd_dinov2_": "FD-DINOv2 "}
 NOTHING = "–"
 BEST = (
     "best: the snapshot with the least distance (eval.during), scored by the whole pass; chosen in hindsight, so arms "
@@ -38,14 +33,6 @@ class Grid:
 
 
 # ── figures as text ──────────────────────────────────────────────────────────
-
-
-def name(metric: str) -> str:
-    """What a person calls a metric; where counts are part of it, they stay: `FD-Lite0 96px_5k_full`."""
-    if metric.removesuffix("_heldout") in NAMES:
-        return NAMES[metric.removesuffix("_heldout")] + (", held out" if metric.endswith("_heldout") else "")
-    known = next((prefix for prefix in SHORTER if metric.startswith(prefix)), "")
-    return SHORTER.get(known, "") + metric.removeprefix(known)
 
 
 def decimals(value: float, uncertainty: float | None = None) -> int:
@@ -135,7 +122,7 @@ def grid(t: TableReport) -> Grid:
     several = len(t.table.settings) > 1
     header = ["Setting"] * several + ["Arm", "Seeds"]
     for m in t.headline:
-        header += [f"{name(m.name)} {ARROW[m.better]}", "vs baseline"] + ["best (kimg)"] * has_best(m)
+        header += [f"{m.label} {ARROW[m.better]}", "vs baseline"] + ["best (kimg)"] * has_best(m)
         header += ["paper", "verdict"] * beside_paper(m)
     rows = []
     for setting in t.table.settings:
@@ -164,7 +151,7 @@ def secondary(t: TableReport) -> Grid | None:
         for setting in t.table.settings
         for arm in t.table.arms
     ]
-    header = (*["Setting"] * several, "Arm", *(f"{name(m.name)} {ARROW[m.better]}" for m in rest))
+    header = (*["Setting"] * several, "Arm", *(f"{m.label} {ARROW[m.better]}" for m in rest))
     return Grid(f"{t.table.title}: other metrics", header, tuple(rows), (), 1 + several)
 
 
@@ -185,9 +172,7 @@ def tails(t: TableReport) -> list[str]:
         parts = [f"{t.label(s)}, {t.label(a)}: {trailing(c.trailing)}" for (s, a), c in m.cells.items() if c.trailing]
         if parts:
             count = max(c.trailing.snapshots for c in m.cells.values() if c.trailing)
-            notes.append(
-                f"{name(m.name)} over the last {count} snapshots, mean and sd within a run: {'; '.join(parts)}"
-            )
+            notes.append(f"{m.label} over the last {count} snapshots, mean and sd within a run: {'; '.join(parts)}")
     return notes
 
 
@@ -249,7 +234,7 @@ def latex(t: TableReport) -> str:
     count = len(t.headline)
     spans = [f"\\multicolumn{{{count}}}{{c}}{{{_tex(t.label(s))}}}" for s in t.table.settings]
     rules = [f"\\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(spans))]
-    heads = [f"{_tex(name(m.name))} {_tex(ARROW[m.better])}" for _ in spans for m in t.headline]
+    heads = [f"{_tex(m.label)} {_tex(ARROW[m.better])}" for _ in spans for m in t.headline]
     lines = [f"% {t.table.title}; needs booktabs", f"\\begin{{tabular}}{{l{'c' * len(spans) * count}}}", "\\toprule"]
     if count:
         lines += [" & ".join(["", *spans]) + r" \\", "".join(rules)]

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.disk import read_json
+
 Event = dict[str, Any]
 """{"nimg", "time_ms"} with "metrics", {name: number, or its name where it is not finite}, or "image", a path."""
 
@@ -150,11 +152,8 @@ def committed(folder: Path) -> int:
         return 0
     if (folder / "result.json").exists():
         return journal.stat().st_size
-    try:
-        offset = int(json.loads((folder / "checkpoints" / "latest.json").read_text())["journal_offset"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return min(offset, journal.stat().st_size)
+    offset = read_json(folder / "checkpoints" / "latest.json").get("journal_offset")
+    return min(offset, journal.stat().st_size) if isinstance(offset, int) else 0
 
 
 def chunk(path: Path, start: int, end: int) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.disk import ROOT, read_json, write_atomic
 from harness.experiment.matrix import Entry
+from harness.report import names
 from harness.store import journal
 from harness.store.folder import read_state
 from harness.tracking import views
@@ -261,12 +262,12 @@ class Mirror:
     def _parent(self) -> None:
         parent, told = self._sent["parent"], self._sent.setdefault("told", {})
         keys = self._sent["keys"]
-        finals = sorted((k for k in keys if k.startswith("final/")), key=lambda k: (k == "final/di", k))
         curves = [k for k in keys if k.partition("/")[0] in ("loss", "eval", "scores")]
         if told.get("keys") != keys:
             # The views are MLflow's own undocumented format; without them the numbers are all there.
             with contextlib.suppress(Exception):
-                for key, value in views.tags(parent, curves, finals, time.time_ns() // 1_000_000).items():
+                finals, pair = self._finals([k for k in keys if k.startswith("final/")])
+                for key, value in views.tags(parent, curves, finals, pair, time.time_ns() // 1_000_000).items():
                     self._client.set_experiment_tag(self.experiment_id, key, value)
             told["keys"] = list(keys)
         if self.note and told.get("note") != self.note:
@@ -280,6 +281,19 @@ class Mirror:
             else:
                 self._client.set_terminated(parent, status)
             told["status"] = status
+
+    def _finals(self, keys: list[str]) -> tuple[list[str], tuple[str, str] | None]:
+        """The final scores `keys` in a report's order, and which two of them to draw against each other."""
+        found: dict[str, names.Name] = {}
+        for folder in self.folders():
+            if set(keys) <= found.keys():
+                break
+            for name, record in read_json(folder / "result.json").get("metrics", {}).items():
+                key = _name(f"final/{name}")
+                found[key] = names.of(name, record)._replace(key=key)
+        known = [n for key, n in found.items() if key in keys]
+        pair, ordered = names.pair(known), [n.key for n in names.order(known)]
+        return ordered + [k for k in keys if k not in ordered], pair and (pair[0].key, pair[1].key)
 
 
 # ── what a run is called and carries ─────────────────────────────────────────

@@ -21,9 +21,15 @@ def colour(arm: str, arms: Sequence[str]) -> str:
     return PALETTE[arms.index(arm) % len(PALETTE)]
 
 
-def tags(parent_id: str, curves: Sequence[str], finals: Sequence[str], now_ms: int) -> dict[str, str]:
-    """Experiment tags that make the two views. `curves` and `finals`: metric names to draw."""
-    states = {"by-arm": _by_arm(parent_id, curves, finals), "every-trial": _every_trial(parent_id, curves, finals)}
+def tags(
+    parent_id: str, curves: Sequence[str], finals: Sequence[str], pair: tuple[str, str] | None, now_ms: int
+) -> dict[str, str]:
+    """Experiment tags that make the two views. `curves` and `finals`: metric names to draw; `pair`: of the finals a
+    distance and a measure of equilibrium, if there are such."""
+    bars = [*_bars(finals), *_scatter(pair)]
+    states = {
+        "by-arm": _by_arm(parent_id, curves, finals, bars), "every-trial": _every_trial(parent_id, curves, finals, bars)
+    }  # fmt: skip
     out = {}
     for key, state in states.items():
         packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
@@ -38,18 +44,22 @@ def link(base: str, experiment_id: str, view: str = "by-arm") -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
-def _by_arm(parent_id: str, curves: Sequence[str], finals: Sequence[str]) -> dict[str, Any]:
+def _by_arm(
+    parent_id: str, curves: Sequence[str], finals: Sequence[str], bars: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Grouped over seeds: mean curves with a band, bars of final scores, DI against the distance."""
     keys = [{"mode": "param", "groupByData": p} for p in ("arm", "setting")]
     return {
         **_state(parent_id, finals),
         "groupBy": {"aggregateFunction": "average", "groupByKeys": keys},
         "useGroupedValuesInCharts": True,
-        **_charts([*_bars(finals), *_scatter(finals), *_lines(curves)]),
+        **_charts([*bars, *_lines(curves)]),
     }
 
 
-def _every_trial(parent_id: str, curves: Sequence[str], finals: Sequence[str]) -> dict[str, Any]:
+def _every_trial(
+    parent_id: str, curves: Sequence[str], finals: Sequence[str], bars: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """One line a trial, with the sample grids and parallel coordinates, which MLflow can't draw grouped."""
     images = {"type": "IMAGE", "imageKeys": ["samples"], "step": 0, "metricSectionId": "samples"}
     axes = {
@@ -59,7 +69,7 @@ def _every_trial(parent_id: str, curves: Sequence[str], finals: Sequence[str]) -
         "showAllRuns": True,
         "metricSectionId": "final",
     }
-    charts = [images, *([axes] if finals else []), *_bars(finals), *_scatter(finals), *_lines(curves)]
+    charts = [images, *([axes] if finals else []), *bars, *_lines(curves)]
     return {**_state(parent_id, finals), "groupBy": None, **_charts(charts)}
 
 
@@ -115,11 +125,9 @@ def _lines(curves: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _scatter(finals: Sequence[str]) -> list[dict[str, Any]]:
+def _scatter(pair: tuple[str, str] | None) -> list[dict[str, Any]]:
     """Equilibrium against distance to the data: the paper's question in one chart."""
-    di = next((m for m in finals if m.split("/")[-1] == "di"), None)
-    distance = next((m for m in finals if m.split("/")[-1].startswith(("fid", "fd_"))), None)
-    if di is None or distance is None:
+    if pair is None:
         return []
-    x, y = ({"key": key, "type": "METRIC"} for key in (di, distance))
+    y, x = ({"key": key, "type": "METRIC"} for key in pair)
     return [{"type": "SCATTER", "xaxis": x, "yaxis": y, "metricSectionId": "final"}]

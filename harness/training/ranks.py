@@ -23,6 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from harness import outside
 from harness.errors import Diverged, Lost, one_line
 
 PATIENCE = timedelta(minutes=10)  # how long a rank waits for the others in one step
@@ -52,11 +53,12 @@ def follow(meeting: tuple[str, int] | str, rank: int, world: int, ip: str = "127
         else:
             store = dist.TCPStore(*meeting, is_master=False, wait_for_workers=False, timeout=PATIENCE)
         store.set_timeout(LEISURE)
-        backend, module, function, args = json.loads(store.get("task"))
+        backend, module, function, args, plugins = json.loads(store.get("task"))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if backend == "nccl":
         torch.cuda.set_device(device_index(rank))
     _join(backend, store, rank, world)
+    outside.unpack(plugins)
     try:
         getattr(importlib.import_module(module), function)(rank, *args)
     except Diverged as e:
@@ -88,7 +90,7 @@ def _lead(
     store: dist.Store, world: int, device: torch.device, task: Callable[..., None], args: tuple[Any, ...]
 ) -> Iterator[None]:
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store.set("task", json.dumps([backend, task.__module__, task.__name__, args]))
+    store.set("task", json.dumps([backend, task.__module__, task.__name__, args, outside.packed()]))
     try:
         _join(backend, store, 0, world)
         yield

@@ -1,122 +1,28 @@
-"""The training loop, top to bottom in one function. It knows no Ray, MLflow, metric or dataset name."""
+"""The training loop, top to bottom in one function. It knows no Ray, MLflow, metric, dataset or variant name."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import partial
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from backbones import Discriminator
+from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
-from harness.experiment.spec import Adam, Train
+from harness.experiment.spec import Train
 from harness.method import losses
-from harness.method.generator import SpatialGenerator
+from harness.method.generator import Fakes
+from harness.method.hooks import ArmHooks, DStep, GStep, Kind, Term, per_logit
 from harness.rng import Streams, stream
-from harness.store.checkpoint import pack_optimizer, unpack_optimizer
-from harness.training.ranks import agree, interleaved, summed
-from harness.variants import GTerm
-
-
-class Stats:
-    """Per-step values since the last report: {name: equal-shaped tensors}, left on the device so
-    that no step waits for the host. `places` numbers them in the order in which they were added."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[Tensor]] = {}
-        self.places: dict[str, list[int]] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        self.places.setdefault(name, []).append(sum(map(len, self.values.values())))
-        self.values.setdefault(name, []).append(value.detach())
-
-    def join(self, step: "Stats") -> None:
-        """Append the values of a step: those of every process, as one alone would have made them."""
-        first, world = sum(map(len, self.values.values())), dist.get_world_size() if dist.is_initialized() else 1
-        for name, values in step.values.items():
-            self.values.setdefault(name, []).extend(interleaved(values))
-            places = [first + place * world + rank for place in step.places[name] for rank in range(world)]
-            self.places.setdefault(name, []).extend(places)
-
-    def stacked(self) -> dict[str, Tensor]:
-        return {name: torch.stack(v) for name, v in self.values.items()}
-
-    def clear(self) -> None:
-        self.values.clear()
-        self.places.clear()
-
-
-@dataclass
-class State:
-    """All that changes while a trial trains; `tensors` and `load` are what a checkpoint keeps."""
-
-    g: SpatialGenerator
-    d: Discriminator
-    g_ema: SpatialGenerator | None
-    opt_g: torch.optim.Optimizer
-    opt_d: torch.optim.Optimizer
-    pl_mean: Tensor
-    nimg: int = 0
-    stats: Stats = field(default_factory=Stats)
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        named = {"g": self.g, "d": self.d, "g_ema": self.g_ema}
-        return {name: m for name, m in named.items() if m is not None}
-
-    def weights(self) -> dict[str, Tensor]:
-        """Those of the networks alone, which is all that scoring needs."""
-        return {f"{name}/{k}": v for name, m in self.modules.items() for k, v in m.state_dict().items()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        out = self.weights()
-        out |= pack_optimizer("opt_g", self.opt_g) | pack_optimizer("opt_d", self.opt_d)
-        out |= {f"places/{k}": torch.tensor(v) for k, v in self.stats.places.items()}
-        return out | {"pl_mean": self.pl_mean} | {f"stats/{k}": v for k, v in self.stats.stacked().items()}
-
-    def load(self, tensors: dict[str, Tensor], nimg: int) -> None:
-        for name, module in self.modules.items():
-            head = f"{name}/"
-            module.load_state_dict({k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)})
-        unpack_optimizer("opt_g", tensors, self.opt_g)
-        unpack_optimizer("opt_d", tensors, self.opt_d)
-        self.pl_mean.copy_(tensors["pl_mean"])
-        device = self.pl_mean.device
-        for key, value in tensors.items():
-            if key.startswith("stats/"):
-                name = key.removeprefix("stats/")
-                self.stats.values[name] = list(value.to(device).unbind())
-                self.stats.places[name] = tensors[f"places/{name}"].tolist()
-        self.nimg = nimg
-
-
-def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:
-    """The state before the first step. Lazy regularisation scales Adam as in StyleGAN2 (appendix B)."""
-    device = next(g.parameters()).device
-    g_ema = copy.deepcopy(g).eval().requires_grad_(False) if t.ema_kimg else None
-    return State(
-        g.train(),
-        d.train(),
-        g_ema,
-        _adam(g, t.g, t.pl_interval),
-        _adam(d, t.d, t.r1_interval),
-        torch.zeros((), device=device),
-    )
-
-
-def _adam(module: nn.Module, o: Adam, interval: int | None) -> torch.optim.Adam:
-    lr, betas = losses.lazy_adam(o.lr, o.betas, interval)
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=o.eps, fused=True)
+from harness.training.ranks import agree, summed
+from harness.training.state import State, Stats
 
 
 def train(
     state: State,
     t: Train,
     data: ImageSet,
-    terms: list[GTerm],
+    hooks: ArmHooks,
     *,
     seed: int,
     conditional: bool,
@@ -124,20 +30,21 @@ def train(
 ) -> bool:
     """Train until `t.total_kimg` thousand images were shown to D; False where `upkeep` asked to stop.
 
-    `upkeep(state)` is called before every step: it reports, samples and saves. `terms` are
-    added to G's loss. Under torch.distributed each process takes its share of the
+    `upkeep(state)` is called before every step: it reports, samples and saves. `hooks` are what
+    the arm's variants do. Under torch.distributed each process takes its share of the
     microbatches; gradients are those of one process with the same microbatches.
     """
     g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
-    gan = losses.ADVERSARIAL[t.loss]
+    gan = hooks.adversarial or per_logit(losses.ADVERSARIAL[t.loss])
     device = state.pl_mean.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size, parts = t.microbatch, t.batch_size // t.microbatch
     if parts % world:
         raise ValueError(f"train.batch_gpu: {parts} microbatches do not divide among {world} processes")
     mine = range(rank, parts, world)
-    taps = tuple(dict.fromkeys(tap for term in terms for tap in term.taps))
+    shown, stats = t.batch_size * t.d_steps, Stats()
     total, lr_g, lr_d = round(t.total_kimg * 1000), opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"]
+    hooks.remember(state.memory, device)
 
     def autocast() -> torch.autocast:
         dtype = torch.float16 if t.precision == "fp16" else torch.bfloat16
@@ -152,6 +59,28 @@ def train(
         assert data.labels is not None
         picked = torch.randint(len(data.labels), (n,), generator=stream(seed, f"{scope}/labels", state.nimg))
         return z, torch.from_numpy(data.labels[picked.numpy()]).to(device), draws
+
+    def made(z: Tensor, labels: Tensor | None, draws: Streams) -> Fakes:
+        with autocast():
+            return g(z, labels, draws=draws, mixing=t.style_mixing)
+
+    def see(images: Tensor, draws: Streams, kind: Kind) -> Tensor:
+        return hooks.see(images, draws, kind, state.nimg, state.memory)
+
+    def score_d(images: Tensor, labels: Tensor | None) -> Tensor:
+        with autocast():
+            return hooks.look(d, images, labels).d
+
+    def score_g(images: Tensor, labels: Tensor | None) -> Tensor:
+        with autocast():
+            return hooks.look(d, images, labels).g
+
+    def plus(loss: Tensor, terms: Iterable[tuple[str, Term]]) -> Tensor:
+        for variant, term in terms:
+            loss = loss + term.value
+            for name, part in hooks.file(variant, term):
+                stats.add(name, part)
+        return loss
 
     while state.nimg < total:
         stop = upkeep(state)
@@ -170,27 +99,36 @@ def train(
             for m in mine:
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 z, y_fake, draws = fake_inputs(f"d{k}.{m}", size)
-                with torch.no_grad(), autocast():
-                    fakes = g(z, y_fake, draws=draws, mixing=t.style_mixing)
+                y_fake = y if gan.paired else y_fake
+                with torch.no_grad():
+                    fakes = made(z, y_fake, draws)
+                if hooks.at_images:
+                    x.requires_grad_(True)
+                    fakes.images.requires_grad_(True)
                 with autocast():
-                    real_logits, _ = d(x, y)
-                    fake_logits, _ = d(fakes.images, y_fake)
-                loss = gan.d_real(real_logits).mean() + gan.d_fake(fake_logits).mean()
-                (loss / parts).backward()
+                    real = hooks.look(d, see(x, draws, "real"), y, "real")
+                    fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, "fake")
+                loss = gan.d(real.d, fake.d)
                 stats.add("loss/d", loss)
-                stats.add("scores/real", real_logits)
-                stats.add("scores/fake", fake_logits)
+                stats.add("scores/real", real.d)
+                stats.add("scores/fake", fake.d)
+                loss = plus(loss, hooks.head_terms(real, fake))
+                sample = torch.no_grad()(partial(made, draws=draws))
+                now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
+                loss = plus(loss, hooks.d_terms(now, state.memory))
+                (loss / parts).backward()
             _share_gradients(d, world)
             opt_d.step()
 
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
-        step = state.nimg // (t.batch_size * t.d_steps)
+        step = state.nimg // shown
         if t.r1_gamma and t.r1_interval and step % t.r1_interval == 0:
             opt_d.zero_grad(set_to_none=True)
             for m in mine:
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
-                penalty = losses.r1_penalty(x, d(x, y)[0]).mean()
+                seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
+                penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
                 (penalty * (t.r1_gamma / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
             _share_gradients(d, world)
@@ -199,18 +137,23 @@ def train(
         # G: raise the scores of fakes, and whatever the arm's variants ask besides.
         d.requires_grad_(False)
         opt_g.zero_grad(set_to_none=True)
+        if gan.paired:
+            reals, labels = batch(data, seed, state.nimg + shown, t.batch_size, conditional)
         for m in mine:
             z, y_fake, draws = fake_inputs(f"g.{m}", size)
+            partners = None
+            if gan.paired:
+                x, y_fake = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
+                with torch.no_grad(), autocast():
+                    partners = hooks.look(d, see(x, draws, "real"), y_fake).g
+            fakes = made(z, y_fake, draws)
             with autocast():
-                fakes = g(z, y_fake, draws=draws, mixing=t.style_mixing)
-                fake_logits, feats = d(fakes.images, y_fake, taps=taps)
-            loss = gan.g(fake_logits).mean()
+                fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, taps=hooks.taps)
+            loss = gan.g(fake.g, partners)
             stats.add("loss/g", loss)
-            for term in terms:
-                value, named = term(fake_logits, feats, fakes)
-                loss = loss + value
-                for name, part in named.items():
-                    stats.add(f"loss/{name}", part)
+            sample, feats = partial(made, draws=draws), fake.feats
+            at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
+            loss = plus(loss, hooks.g_terms(at, state.memory))
             (loss / parts).backward()
         _share_gradients(g, world)
         opt_g.step()
@@ -231,42 +174,13 @@ def train(
                 summed(state.pl_mean.div_(world))
             opt_g.step()
 
-        state.stats.join(stats)
-        state.nimg += t.batch_size * t.d_steps
+        joined = state.stats.join(stats)
+        state.nimg += shown
+        hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            shown = t.batch_size * t.d_steps
             losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
     return True
-
-
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def order(seed: int, length: int, epoch: int) -> np.ndarray:
-    """The order in which epoch `epoch` visits `length` items."""
-    return torch.randperm(length, generator=stream(seed, "data", epoch)).numpy()
-
-
-def batch(data: ImageSet, seed: int, start: int, n: int, conditional: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Real images start .. start + n of the endless sequence of shuffled epochs: uint8 [n, 3, R, R], labels.
-
-    With `xflip` an epoch holds every image and its mirror, as in StyleGAN2.
-    """
-    count = len(data.images)
-    length = count * 2 if data.xflip else count
-    places = np.arange(start, start + n)
-    items = np.array([order(seed, length, int(p) // length)[int(p) % length] for p in places])
-    images = data.images[items % count]
-    mirrored = items >= count
-    images[mirrored] = images[mirrored, :, :, ::-1]
-    return images, data.labels[items % count] if conditional and data.labels is not None else None
-
-
-def to_device(
-    images: np.ndarray, labels: np.ndarray | None, part: slice, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """uint8 images to float32 in [-1, 1] on the device, with their labels."""
-    x = torch.from_numpy(images[part]).to(device).float().div_(127.5).sub_(1)
-    return x, None if labels is None else torch.from_numpy(labels[part]).to(device)
 
 
 def _share_gradients(module: nn.Module, world: int) -> None:

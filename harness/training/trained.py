@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
+from harness import outside
 from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment import spec as config
 from harness.store import checkpoint
+from harness.training.arm import build, classes, load_data
 from harness.training.model import Trained
-from harness.trial.run import build, classes, load_data
 
 
 def load(
@@ -18,6 +19,7 @@ def load(
 ) -> Trained:
     """The model in a trial's folder (its newest whole checkpoint), or in one checkpoint file.
 
+    Plugins from outside that it was trained with are those which its folder keeps; `sets` may name others.
     `sets` are `key=value` overrides of the recorded trial: other data, `eval.weights`. `metrics`, where
     given, take the place of the recorded ones; one that was recorded keeps its options.
     UserError where there is no model.
@@ -28,6 +30,8 @@ def load(
         raise UserError(str(e)) from None
     if saved is None:
         raise UserError(f"{path}: no whole checkpoint in it; give a trial's folder under results/trials")
+    sets, home = list(sets), path if path.is_dir() else path.parent.parent
+    outside.restore(home / "plugins", map(outside.read, files.named_folders(sets) or ()))
     recorded = config.mapping(saved.meta.get("config"), f"{path}: config")
     plain = config.to_plain(config.parse_trial(recorded, str(path)))
     if names := list(metrics):

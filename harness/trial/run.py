@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,26 +14,27 @@ from typing import Any, Protocol
 import torch
 
 from backbones import Discriminator
-from harness import plugins
+from harness import outside, plugins
 from harness.data.imageset import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.evaluation import evaluate
-from harness.experiment import files
+from harness.experiment import loader
 from harness.experiment import spec as config
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
 from harness.pictures import gallery
-from harness.rng import Streams, derive
+from harness.rng import Streams
 from harness.store import checkpoint, code
 from harness.store.folder import fence
 from harness.store.journal import Journal, holds, read, series
+from harness.training.arm import build, classes, load_data
 from harness.training.ranks import device_index, same, team
-from harness.training.train import State, new_state, train
+from harness.training.state import State, new_state
+from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.upkeep import Upkeep
-from harness.variants import GTerm
 
 SCHEMA = 1
 CODE = ("harness", "backbones", "experiments", "cli.py")  # where a file that is in no commit may be code
@@ -120,12 +120,14 @@ class Live:
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
-    env = environment(device)
-    write_atomic(folder / "config.yaml", files.dump_yaml(config.to_plain(trial)).encode())
+    own = outside.used_by(trial.plugins)
+    env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
+    write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    outside.keep(folder / "plugins", own)
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
-    g, d, terms = build(trial, data, device)
+    g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
     saved = _resumable(folder)
     if saved is not None:
@@ -147,7 +149,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
             if saved is not None and state.nimg:
                 same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
             ended = train(
-                state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=keep
+                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=keep
             )  # fmt: skip
         if not ended:
             raise Interrupted
@@ -201,7 +203,7 @@ def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: i
     trial, options = config.parse_trial(raw, "trial"), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
-    g, d, terms = build(trial, data, device)
+    g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
     if nimg:
         state.load(checkpoint.decode(same(None, device)), nimg)
@@ -210,38 +212,7 @@ def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: i
         state.stats.clear()
         return False
 
-    train(state, trial.train, data, terms, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
-
-
-def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGenerator, Discriminator, list[GTerm]]:
-    """The arm's networks on `device` and the terms its variants add to G's loss.
-
-    The backbone's initial weights depend on the seed alone, so arms of one seed are paired.
-    """
-    backbone = plugins.find("backbones", trial.backbone.name)
-    with seeded(derive(trial.seed, "init")):
-        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data))
-    encoder, terms = None, []
-    with seeded(derive(trial.seed, "init.encoder")):
-        for variant in trial.variants:
-            module = plugins.find("harness.variants", variant.name)
-            if hasattr(module, "encoder"):
-                encoder = module.encoder(g.sites, data.resolution, variant.options)
-            if hasattr(module, "term"):
-                terms.append(module.term(variant.options, data.resolution))
-    return SpatialGenerator(g, encoder).to(device), d.to(device), terms
-
-
-def classes(trial: Trial, data: ImageSet) -> int:
-    """Number of classes the networks are conditioned on; 0 for an unconditional trial."""
-    return data.num_classes if trial.conditional else 0
-
-
-def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
-    """The training images and, where the dataset has them, held-out ones."""
-    module = plugins.find("harness.datasets", trial.dataset.name)
-    options = trial.dataset.options
-    return module.load(options), module.load(options, split="test") if module.has_test(options) else None
+    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
 
 
 def preflight(trials: Iterable[Trial], place: str) -> None:
@@ -291,14 +262,6 @@ def prepare_device(options: Run, trial: Trial, rank: int = 0) -> torch.device:
     return torch.device(
         f"cuda:{device_index(rank)}" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global CPU generator seeded within, restored after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def costs(g: SpatialGenerator, d: Discriminator) -> dict[str, int]:

@@ -19,7 +19,7 @@ from harness.experiment import spec as config
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
 from harness.store import checkpoint
-from harness.training.train import State
+from harness.training.state import State
 
 RANK: dict[str, Callable[[float], float]] = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}
 
@@ -40,8 +40,8 @@ class Watch:
             self.best = self.best if before == self.spec else None  # chosen by another distance
         self._named = [self.best]  # by the last two checkpoints
 
-    def measure(self, state: State, progress: Callable[[int, int], None]) -> dict[str, float]:
-        """The distance now, {name: value}; the networks are kept where it is the best so far."""
+    def measure(self, state: State, progress: Callable[[int, int], None]) -> dict[str, Record]:
+        """The distance now, {name: record}; the networks are kept where it is the best so far."""
         assert self.spec is not None
         g, weights = chosen(self.trial, state)
         records = evaluate.evaluate(
@@ -57,7 +57,7 @@ class Watch:
             path = checkpoint.write(self.folder, state.weights(), meta)
             self.best = {"nimg": state.nimg, "by": name, "value": value, "file": path.name}
         self.best = {**self.best, "among": among}
-        return {name: record["value"] for name, record in records.items()}
+        return records
 
     def committed(self) -> None:
         """To be called when a checkpoint that holds `best` is on disk."""

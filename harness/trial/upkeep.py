@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones import Discriminator
+from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.errors import Diverged
 from harness.evaluation.scores import quick_di, score_summary
@@ -21,7 +22,7 @@ from harness.pictures.figures import save_grid
 from harness.rng import Streams
 from harness.store import checkpoint
 from harness.store.journal import Journal
-from harness.training.train import State, batch, to_device
+from harness.training.state import State
 from harness.trial.scoring import Watch
 
 GRID = 64  # images in a sample grid
@@ -123,15 +124,19 @@ class Upkeep:
         gallery.note_attention(gallery.trained(self.trial, g, d, self.data, "ema", state.nimg), self.folder)
         values = quick_di(*self._scores(g, d, state.pl_mean.device))
         self.journal.metrics(state.nimg, {f"eval/{k}": v for k, v in values.items()})
-        self.live.update(latest={**self.live.now["latest"], **values})
+        self._show({k: values[k] for k in ("di", "di_calibrated")})
         g.train(state.g_ema is None)
         d.train()
 
     def measure(self, state: State) -> None:
         """The distance to the data that the trial asks for while it trains."""
         self.finite(state)
-        values = self.watch.measure(state, lambda done, total: self.live.update())
-        self.journal.metrics(state.nimg, {f"eval/{k}": v for k, v in values.items()})
+        records = self.watch.measure(state, lambda done, total: self.live.update())
+        self.journal.metrics(state.nimg, {f"eval/{k}": r["value"] for k, r in records.items()})
+        self._show({k: r["value"] for k, r in records.items() if r["role"] != "other"})
+
+    def _show(self, values: dict[str, float]) -> None:
+        """Let the driver's display have the latest of these scores."""
         self.live.update(latest={**self.live.now["latest"], **values})
 
     def _scores(self, g: SpatialGenerator, d: Discriminator, device: torch.device) -> tuple[np.ndarray, np.ndarray]:

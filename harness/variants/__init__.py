@@ -1,36 +1,23 @@
-"""Variants: one file per way of changing a baseline GAN.
+"""Variants: one file per way of changing a baseline GAN. An arm without variants is the baseline.
 
 A variant is one module in this package with
 
     Options                              frozen dataclass, typed fields
+
+and what it needs of
+
+    encoder(sites, resolution, options)  -> harness.method.generator.Encoder: acts inside G
+    hooks(options, resolution)           -> harness.method.hooks.Hooks: acts in the loop (losses, what D sees, its
+                                         last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
                                          user's, where `Options` has a field `profile`
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
+    CLASHES                              what it refuses: another variant's name, what another provides, or a key of
+                                         the trial that must be off, like "train.r1_gamma" for a variant with an R1
+                                         of its own
+    check(options, others)               ValueError("key: rule") where it doesn't fit `others`, {name: options} of the
+                                         arm's other variants
 
-and one or both of
-
-    encoder(sites, resolution, options)  -> harness.method.generator.Encoder, acts inside G
-    term(options, resolution)            -> GTerm, adds to G's loss
-
-An arm without variants is the baseline.
+`hooks` and `encoder` raise UserError where the networks or the resolution don't fit. A variant owns no parameter that
+D trains; what it remembers is a memory. tests/contract/test_variants.py holds every file here to this.
 """
-
-from typing import Protocol
-
-from torch import Tensor
-
-from harness.method.generator import Fakes
-
-
-class GTerm(Protocol):
-    """A term of G's loss computed from the one forward pass of D that the GAN loss uses.
-
-    `taps` names the feature maps of D it needs. Called with logits [N], feats {tap: [N, C, H, W]}
-    (both in the graph) and the fakes they belong to, it returns the scalar to add and its parts
-    by name for the journal, in the order of their making. Nothing here waits for the device: a value
-    that is not finite is handed on as it is, and the next tick names the first of them.
-    """
-
-    taps: tuple[str, ...]
-
-    def __call__(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> tuple[Tensor, dict[str, Tensor]]: ...

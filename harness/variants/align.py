@@ -4,8 +4,9 @@ Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/
 compares them choice by choice.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from harness.errors import UserError
 from harness.method import attention, heatmaps
 from harness.method.generator import Fakes
-from harness.variants import GTerm
+from harness.method.hooks import GStep, Hooks, Memory, Term
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,23 @@ PROFILES = {
 REQUIRES = ("heatmaps",)
 
 
-def term(options: Options, resolution: int) -> GTerm:
+def check(options: Options, others: Mapping[str, Any]) -> None:
+    """Only levels that another variant draws heatmaps of can be aligned."""
+    drawn = next((other.heatmaps.levels for other in others.values() if hasattr(other, "heatmaps")), ())
+    for level in options.levels:
+        if level not in drawn:
+            raise ValueError(f"levels: {level}: no such heatmap is drawn; choose among {list(drawn)}")
+
+
+def hooks(options: Options, resolution: int) -> "Alignment":
     """The alignment term for images of `resolution`. UserError where a level is not below it."""
     if options.levels[-1] >= resolution:
         raise UserError(f"variants.align.levels: {options.levels[-1]}: must be below the image resolution {resolution}")
     return Alignment(options, resolution)
 
 
-class Alignment:
-    """A `GTerm`: eq. 4 summed over levels. Parts: `align`, for each level `align/4`, ..., unweighted, and
+class Alignment(Hooks):
+    """Eq. 4 summed over levels, added to G's loss. Parts: `align`, for each level `align/4`, ..., unweighted, and
     `align_empty/4`, ...: the share of fakes whose attention is 0 everywhere and so gives G no gradient."""
 
     def __init__(self, options: Options, resolution: int) -> None:
@@ -71,7 +80,11 @@ class Alignment:
         self.resolution = resolution
         self.taps = tuple(str(level) for level in options.levels)
 
-    def __call__(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> tuple[Tensor, dict[str, Tensor]]:
+    def g_term(self, step: GStep, memory: Memory) -> Term:
+        return self.term(step.logits, step.feats, step.fakes)
+
+    def term(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> Term:
+        """The loss of fakes from logits [N] and feats {tap: [N, C, h, h]} of one pass of D, all in the graph."""
         o = self.options
         given = fakes.heatmaps or {}
         for level in o.levels:
@@ -93,7 +106,7 @@ class Alignment:
         # In the order of their making: the first part that is not finite is the one to blame.
         parts = {f"align_empty/{k}": attention.empty(seen[k]).mean() for k in o.levels}
         parts |= {f"align/{k}": loss.detach() for k, loss in zip(o.levels, losses, strict=True)}
-        return total, {**parts, "align": total.detach()}
+        return Term(total, {**parts, "align": total.detach()})
 
     def attended(self, attention_map: Tensor) -> Tensor:
         """D's attention [N, 1, h, h] as it is compared."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from backbones import stylegan2
 from harness import disk
 from harness.errors import UserError, legible
-from harness.experiment import files
+from harness.experiment import loader
 from harness.experiment import spec as config
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
@@ -286,7 +286,7 @@ def _write(out: Path, tensors: dict[str, Tensor], path: Path, trial: Trial, note
             return out
         if any(out.glob("checkpoints/*.safetensors")):
             raise UserError(f"{out}: holds checkpoints already; give a new folder, or a .safetensors file")
-        disk.write_atomic(out / "config.yaml", files.dump_yaml(meta["config"]).encode())
+        disk.write_atomic(out / "config.yaml", loader.dump_yaml(meta["config"]).encode())
         return checkpoint.save(out / "checkpoints", tensors, meta)
     except OSError as e:
         raise UserError(f"{out}: not writable ({e.strerror}); choose another --out") from None

@@ -47,10 +47,13 @@ def trials(results):
                     grid = Image.new("RGB", (128, 128), (40 * k, 90, 160))
                     ImageDraw.Draw(grid).ellipse((8, 8, 8 + nimg // 100, 90), fill="orange")
                     grid.save(folder / "samples" / f"{nimg}.png")
-            journal.metrics(8000, {"final/fd_efficientnet_lite0": 12 - k + seed / 3, "final/di": -0.5 + k / 7})
+            scores = {"fd_efficientnet_lite0_5k_full": 12 - k + seed / 3, "di": -0.5 + k / 7}
+            journal.metrics(8000, {f"final/{name}": value for name, value in scores.items()})
             journal.commit()
             journal.close()
-            (folder / "result.json").write_text(json.dumps({"nimg": 8000}))
+            (folder / "result.json").write_text(
+                json.dumps({"nimg": 8000, "metrics": {name: {"value": v} for name, v in scores.items()}})
+            )
             (folder / "state.json").write_text(json.dumps({"state": "done", "time": time.time()}))
             out.append(e)
     return out

@@ -130,3 +130,17 @@ def test_an_impossible_resolution_is_refused(made):
     *_, module, options = made
     with pytest.raises(ValueError, match="resolution"):
         module.check(options, 33, 0)
+
+
+def test_the_last_layer_is_linear_in_what_comes_into_it(made):
+    _, d, classes, *_ = made
+    d.eval()
+    x, labels = torch.rand(4, 3, 32, 32), torch.arange(4) if classes else None
+    h, feats = d.penultimate(x, taps=d.taps[:1])
+    logits, same = d(x, labels, taps=d.taps[:1])
+    assert torch.equal(d.logits_of(h, labels), logits)
+    assert torch.equal(feats[d.taps[0]], same[d.taps[0]])
+    weight, bias = d.last_layer(labels)
+    assert weight.shape in ((1, h.shape[1]), (4, h.shape[1]))
+    torch.testing.assert_close((weight * h).sum(1) + bias, logits)
+    assert weight.requires_grad

@@ -4,14 +4,13 @@ import dataclasses
 import inspect
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from harness import plugins
-from harness.data.imageset import ImageSet
+from harness.data.imageset import ImageSet, Split
 from harness.errors import UserError
 from harness.experiment.schema import parse
 from tests import cifar_files
@@ -37,18 +36,18 @@ def example(name: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(params=NAMES)
-def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModuleType, Any]:
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[plugins.Dataset, Any]:
     module = plugins.find("harness.datasets", request.param)
     return module, parse(module.Options, example(request.param, tmp_path), "dataset")
 
 
-def loaded(dataset: tuple[ModuleType, Any]) -> list[tuple[str, ImageSet]]:
+def loaded(dataset: tuple[plugins.Dataset, Any]) -> list[tuple[Split, ImageSet]]:
     module, options = dataset
-    splits = ["train", "test"] if module.has_test(options) else ["train"]
+    splits: list[Split] = ["train", "test"] if module.has_test(options) else ["train"]
     return [(split, module.load(options, split)) for split in splits]
 
 
-def test_options_are_frozen_and_load_has_the_signature(dataset: tuple[ModuleType, Any]) -> None:
+def test_options_are_frozen_and_load_has_the_signature(dataset: tuple[plugins.Dataset, Any]) -> None:
     module, options = dataset
     assert module.__doc__ and module.load.__doc__
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -57,7 +56,7 @@ def test_options_are_frozen_and_load_has_the_signature(dataset: tuple[ModuleType
     assert list(parameters) == ["options", "split"] and parameters["split"].default == "train"
 
 
-def test_images_and_labels(dataset: tuple[ModuleType, Any]) -> None:
+def test_images_and_labels(dataset: tuple[plugins.Dataset, Any]) -> None:
     for _, data in loaded(dataset):
         n, channels, height, width = data.images.shape
         assert data.images.dtype == np.uint8 and channels == 3 and height == width == data.resolution
@@ -74,7 +73,7 @@ def test_images_and_labels(dataset: tuple[ModuleType, Any]) -> None:
             assert (y0 >= 0).all() and (y0 < y1).all() and (y1 <= height).all()
 
 
-def test_the_record_is_plain_and_names_what_matters(dataset: tuple[ModuleType, Any]) -> None:
+def test_the_record_is_plain_and_names_what_matters(dataset: tuple[plugins.Dataset, Any]) -> None:
     module, _ = dataset
     for split, data in loaded(dataset):
         assert json.loads(json.dumps(data.about)) == data.about
@@ -84,7 +83,7 @@ def test_the_record_is_plain_and_names_what_matters(dataset: tuple[ModuleType, A
         assert isinstance(data.about["filter"], str)
 
 
-def test_loading_twice_is_the_same_and_splits_differ(dataset: tuple[ModuleType, Any]) -> None:
+def test_loading_twice_is_the_same_and_splits_differ(dataset: tuple[plugins.Dataset, Any]) -> None:
     first, second = loaded(dataset), loaded(dataset)
     for (_, a), (_, b) in zip(first, second, strict=True):
         assert a.fingerprint == b.fingerprint and np.array_equal(a.images, b.images)
@@ -92,7 +91,7 @@ def test_loading_twice_is_the_same_and_splits_differ(dataset: tuple[ModuleType, 
     assert len({data.fingerprint for _, data in first}) == len(first)
 
 
-def test_a_split_that_is_not_there_is_one_line(dataset: tuple[ModuleType, Any], tmp_path: Path) -> None:
+def test_a_split_that_is_not_there_is_one_line(dataset: tuple[plugins.Dataset, Any], tmp_path: Path) -> None:
     module, options = dataset
     if hasattr(options, "holdout"):
         options = dataclasses.replace(options, holdout=0)

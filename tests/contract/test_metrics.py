@@ -1,6 +1,7 @@
 """One suite over every metric file: whatever a new metric is, this is what the pass and the report rely on."""
 
 import copy
+import functools
 import json
 import math
 
@@ -10,7 +11,7 @@ import torch
 
 from harness import plugins
 from harness.data.imageset import ImageSet
-from harness.evaluation.evidence import Evidence, Needs, Setting
+from harness.evaluation.evidence import Evidence, Heading, Needs, Setting, headed
 from harness.evaluation.frechet import Moments
 from harness.experiment import spec as config
 from harness.experiment.schema import parse
@@ -79,6 +80,19 @@ def test_records_are_plain_finite_and_say_how_they_were_made(made):
         if not needs.scores:
             assert {"extractor", "weights_sha256", "resize"} <= set(protocol)
             assert "1k" in name
+
+
+def test_a_heading_is_of_its_own_records_alone(made):
+    """Records of old results are asked of every file in turn: two must not answer for one name."""
+    module, options, case, needs = made
+    others = [m for m in map(functools.partial(plugins.find, "harness.metrics"), NAMES) if m is not module]
+    for name, record in module.compute(evidence(needs), options, case).items():
+        told = module.heading(name, record["protocol"]) if hasattr(module, "heading") else None
+        whole = headed(name, record, told)
+        assert whole["role"] in ("distance", "equilibrium", "other") and isinstance(whole["headline"], bool)
+        assert whole["label"] and json.loads(json.dumps(whole)) == whole
+        assert set(told or ()) <= Heading.__optional_keys__
+        assert not any(m.heading(name, record["protocol"]) for m in others if hasattr(m, "heading"))
 
 
 def test_compute_is_pure(made):

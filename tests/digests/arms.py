@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.training import train as loop
-from harness.trial import run as trials
+from harness.training.arm import build, load_data
+from harness.training.state import new_state
+from harness.training.train import train
 from tests import tiny
 
 
@@ -46,12 +47,12 @@ def trained(name: str) -> dict[str, Tensor]:
     """All tensors of the state of arm `name` after its steps."""
     arm = ARMS[name]
     trial = tiny.trial(arm.backbone, arm.arm, arm.conditional, train=arm.train, seed=arm.seed)
-    data, _ = trials.load_data(trial)
+    data, _ = load_data(trial)
     with one_thread():
-        g, d, terms = trials.build(trial, data, torch.device("cpu"))
-        state = loop.new_state(g, d, trial.train)
-        loop.train(
-            state, trial.train, data, terms,
+        g, d, hooks = build(trial, data, torch.device("cpu"))
+        state = new_state(g, d, trial.train)
+        train(
+            state, trial.train, data, hooks,
             seed=trial.seed, conditional=trial.conditional, upkeep=lambda state: False,
         )  # fmt: skip
     return state.tensors()

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from harness.experiment import spec as config
 from harness.store import checkpoint
-from harness.training.train import new_state
-from harness.trial import run as trials
+from harness.training.arm import build, load_data
+from harness.training.state import new_state
 from tests import network_pickles as pickled
 from tests import tiny
 from tests.faults.bad_files import Write, cut, flipped, holding, zipped
@@ -39,8 +39,8 @@ Tensors = dict[str, Tensor]
 def good_checkpoint() -> bytes:
     """An untrained trial's."""
     t = tiny.trial()
-    data, _ = trials.load_data(t)
-    g, d, _ = trials.build(t, data, torch.device("cpu"))
+    data, _ = load_data(t)
+    g, d, _ = build(t, data, torch.device("cpu"))
     return checkpoint.encode(new_state(g, d, t.train).tensors(), described(t))
 
 

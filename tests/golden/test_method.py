@@ -136,17 +136,17 @@ def test_align(case: Case, kind: str) -> None:
     out, size = f"out/{kind}", case.config["img_resolution"]
     given = by_level(case, f"in/{'near' if kind == 'near' else 'generic'}/heatmap")
     image = case["in/img"].requires_grad_()
-    term = align.term(release(align, tau=case.config["align_thres"]), size)
-    assert isinstance(term, align.Alignment)
-    logits, feats = discriminator(case, kind == "dead")(image, taps=term.taps)
-    total, parts = term(logits, feats, Fakes(image, image, given))
+    hooks = align.hooks(release(align, tau=case.config["align_thres"]), size)
+    assert isinstance(hooks, align.Alignment)
+    logits, feats = discriminator(case, kind == "dead")(image, taps=hooks.taps)
+    total, parts = hooks.term(logits, feats, Fakes(image, image, given))
 
     weights = attention.gradcam_weights(logits, feats, "softplus")
     maps = attention.gradcam(logits, feats, objective="softplus", rectify="per_channel")
     losses = []
     for level, name in LEVELS.items():
         tap = str(level)
-        attended, target = term.attended(maps[tap]), term.target(level, given[level], maps[tap])
+        attended, target = hooks.attended(maps[tap]), hooks.target(level, given[level], maps[tap])
         got = {
             "inter_feat": feats[tap],
             "gradcam_weights": weights[tap],

@@ -11,7 +11,7 @@ from backbones import stylegan2
 from harness.experiment import spec as config
 from harness.method.generator import SpatialGenerator
 from harness.store import checkpoint
-from harness.trial.run import build
+from harness.training.arm import build
 from harness.weights import importer as weights
 from tests import network_pickles as pickles
 from tests.golden._golden import FOLDER, FORWARD, Case, cases, close

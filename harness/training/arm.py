@@ -1,0 +1,57 @@
+"""A trial's data, networks and hooks: what the loop is given."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from backbones import Discriminator
+from harness import plugins
+from harness.data.imageset import ImageSet
+from harness.errors import UserError
+from harness.experiment.spec import Trial
+from harness.method.generator import SpatialGenerator
+from harness.method.hooks import ArmHooks
+from harness.rng import derive
+
+
+def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGenerator, Discriminator, ArmHooks]:
+    """The arm's networks on `device` and what its variants do in the loop.
+
+    The backbone's initial weights depend on the seed alone, so arms of one seed are paired.
+    """
+    backbone = plugins.find("backbones", trial.backbone.name)
+    with seeded(derive(trial.seed, "init")):
+        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data))
+    encoder, hooks = None, {}
+    with seeded(derive(trial.seed, "init.encoder")):
+        for variant in trial.variants:
+            module = plugins.find("harness.variants", variant.name)
+            if hasattr(module, "encoder"):
+                encoder = module.encoder(g.sites, data.resolution, variant.options)
+            if hasattr(module, "hooks"):
+                hooks[variant.name] = module.hooks(variant.options, data.resolution)
+    together = ArmHooks(hooks)
+    if together.head and type(d).last_layer is Discriminator.last_layer:
+        raise UserError(f"variants.{together.head}: acts in D's last layer, which {trial.backbone.name} does not name")
+    return SpatialGenerator(g, encoder).to(device), d.to(device), together
+
+
+def classes(trial: Trial, data: ImageSet) -> int:
+    """Number of classes the networks are conditioned on; 0 for an unconditional trial."""
+    return data.num_classes if trial.conditional else 0
+
+
+def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
+    """The training images and, where the dataset has them, held-out ones."""
+    module = plugins.find("harness.datasets", trial.dataset.name)
+    options = trial.dataset.options
+    return module.load(options), module.load(options, split="test") if module.has_test(options) else None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global CPU generator seeded within, restored after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,243 @@
+"""One suite over every file of the shelf of variants, and over some that a user would bring: what the harness and a
+comparison of arms rely on."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import harness.variants
+from harness import plugins
+from harness.errors import UserError
+from harness.experiment import spec as config
+from harness.experiment.schema import parse, plain
+from harness.experiment.spec import Resources, Run, Trial
+from harness.store import checkpoint
+from harness.training.arm import build, load_data
+from harness.training.state import State, new_state
+from harness.training.train import train
+from harness.trial import run as trials
+from tests import tiny
+
+OUTSIDE = Path(__file__).parents[1] / "outside" / "variants"
+NAMES = sorted({*plugins.names("harness.variants"), *(p.stem for p in OUTSIDE.glob("[!_]*.py"))})
+CASES = [(backbone, name) for backbone in tiny.BACKBONES for name in NAMES]
+
+
+@pytest.fixture(autouse=True)
+def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The shelf with the files from outside, and one thread."""
+    monkeypatch.setattr(harness.variants, "__path__", [*harness.variants.__path__, str(OUTSIDE)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trial_of(backbone: str, name: str, conditional: bool = False, **train: Any) -> Trial:
+    """A tiny trial with variant `name` and what it requires, and without what of the recipe it refuses."""
+    module = plugins.find("harness.variants", name)
+    givers = {
+        what: next(n for n in NAMES if what in getattr(plugins.find("harness.variants", n), "PROVIDES", ()))
+        for what in getattr(module, "REQUIRES", ())
+    }
+    off = {key.removeprefix("train."): 0 for key in getattr(module, "CLASHES", ()) if key.startswith("train.")}
+    variants = {**dict.fromkeys(givers.values(), {}), name: {}}
+    return tiny.trial(backbone, "baseline", conditional, variants=variants, train={"total_kimg": 0.032, **train, **off})
+
+
+def run(
+    trial: Trial, upkeep: Callable[[State], bool] = lambda state: False, resume: tuple[Any, int] | None = None
+) -> State:
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+    state = new_state(g, d, trial.train)
+    if resume is not None:
+        state.load(*resume)
+    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep)
+    return state
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert not [k for k in a if not torch.equal(a[k], b[k])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_parse_and_read_back(name: str) -> None:
+    module = plugins.find("harness.variants", name)
+    options = parse(module.Options, {}, name)
+    assert parse(module.Options, plain(options), name) == options
+    assert hasattr(module, "encoder") or hasattr(module, "hooks")
+    for profile in getattr(module, "PROFILES", {}).values():
+        parse(module.Options, profile, name)
+    trial = trial_of("sn_dcgan", name)
+    assert config.parse_trial(config.to_plain(trial), "t") == trial
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_it_trains_finite_and_resumed_as_uninterrupted(backbone: str, name: str) -> None:
+    trial = trial_of(backbone, name, conditional=backbone == "sn_dcgan")
+    kept: dict[str, Tensor] = {}
+
+    def keep(state: State) -> bool:
+        if state.nimg == 16:
+            kept.update({k: v.clone() for k, v in state.tensors().items()})
+        return False
+
+    whole = run(trial, keep)
+    assert all(v.isfinite().all() for v in whole.tensors().values())
+    assert_equal(run(trial, resume=(kept, 16)).tensors(), whole.tensors())
+    for name_, values in whole.stats.stacked().items():
+        assert not name_.startswith("loss/") or values.ndim == 1, "a part is a scalar of its microbatch"
+
+
+@pytest.mark.parametrize(("backbone", "name"), CASES)
+def test_its_batches_latents_and_first_weights_are_the_baselines(backbone: str, name: str) -> None:
+    seen = []
+    for trial in (trial_of(backbone, name), tiny.trial(backbone, train=plain(trial_of(backbone, name).train))):
+        data, _ = load_data(trial)
+        g, d, hooks = build(trial, data, torch.device("cpu"))
+        first = {k: v.clone() for k, v in [*g.backbone.state_dict(prefix="g.").items(), *d.state_dict().items()]}
+        latents: list[Tensor] = []
+        draw = g.backbone.sample_z
+
+        def noted(n: int, rng: Any, draw: Any = draw, out: list[Tensor] = latents) -> Tensor:
+            out.append(draw(n, rng))
+            return out[-1]
+
+        g.backbone.sample_z = noted
+        shown: list[int] = []
+        look = data.images
+
+        class Images:
+            def __getitem__(self, items: Any, look: Any = look, shown: list[int] = shown) -> Any:
+                shown.extend(int(i) for i in items)
+                return look[items]
+
+            def __len__(self, look: Any = look) -> int:
+                return len(look)
+
+        object.__setattr__(data, "images", Images())
+        train(
+            new_state(g, d, trial.train), trial.train, data, hooks,
+            seed=0, conditional=False, upkeep=lambda state: state.nimg >= 16,
+        )  # fmt: skip
+        seen.append((first, latents, shown))
+    (weights, latents, shown), (base_weights, base_latents, base_shown) = seen
+    assert_equal(weights, base_weights)
+    assert len(latents) == len(base_latents) > 0
+    assert all(map(torch.equal, latents, base_latents))
+    size = trial.train.batch_size
+    if len(shown) > len(base_shown):  # a paired loss: each step of G meets the reals of the next step of D
+        shown = [i for k in range(0, len(shown), 2 * size) for i in shown[k : k + size]]
+    assert shown == base_shown
+
+
+class Control:
+    def stop(self) -> bool:
+        return False
+
+    def report(self, progress: dict[str, Any]) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plugins.names("harness.variants"))
+def test_two_processes_make_the_step_of_one(name: str, tmp_path: Path) -> None:
+    trial = trial_of("stylegan2", name, pl_weight=0.0)
+    found = []
+    for world in (1, 2):
+        run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
+        assert trials.run(config.to_plain(trial), tmp_path / str(world), run_options, Control()) == "done"
+        saved = checkpoint.load_latest(tmp_path / str(world) / "checkpoints")
+        assert saved is not None
+        found.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
+    assert_equal(*found)
+
+
+# ── the two from outside ─────────────────────────────────────────────────────
+
+
+def test_lecam_is_its_equation() -> None:
+    """Its memory follows the logits of all microbatches; its term is eq. 4 with the averages of the steps before."""
+    whole = run(trial_of("stylegan2", "lecam", conditional=False))
+    stats = whole.stats.stacked()
+    real, fake = (stats[f"scores/{side}"].view(4, 8) for side in ("real", "fake"))  # 4 steps of 2 microbatches
+    distances = stats["loss/lecam/distance"].view(3, 2)  # none in the first step, which remembers nothing
+    mean_real, mean_fake, weight = 0.0, 0.0, 0.0
+    for step in range(4):
+        if step:
+            a_real, a_fake = mean_real / weight, mean_fake / weight
+            wanted = (real[step] - a_fake).square() + (fake[step] - a_real).square()
+            torch.testing.assert_close(distances[step - 1], wanted.view(2, 4).mean(1))
+        mean_real = 0.99 * mean_real + 0.01 * float(real[step].mean())
+        mean_fake = 0.99 * mean_fake + 0.01 * float(fake[step].mean())
+        weight = 0.99 * weight + 0.01
+    for key, value in (("real", mean_real), ("fake", mean_fake), ("weight", weight)):
+        assert float(whole.tensors()[f"memory/lecam/{key}"]) == pytest.approx(value, rel=1e-4)
+
+
+def test_lecam_moves_d_by_its_weight() -> None:
+    base = run(tiny.trial("sn_dcgan", train={"total_kimg": 0.024})).tensors()
+    idle = tiny.trial("sn_dcgan", variants={"lecam": {"weight": 0.0}}, train={"total_kimg": 0.024})
+    late = tiny.trial("sn_dcgan", variants={"lecam": {"start_kimg": 1.0}}, train={"total_kimg": 0.024})
+    strong = tiny.trial("sn_dcgan", variants={"lecam": {"weight": 3.0}}, train={"total_kimg": 0.024})
+    weights = [k for k in base if k.startswith(("d/", "g/"))]
+    for trial in (idle, late):
+        tensors = run(trial).tensors()
+        assert not [k for k in weights if not torch.equal(base[k], tensors[k])]
+    tensors = run(strong).tensors()
+    assert [k for k in weights if k.startswith("d/") and not torch.equal(base[k], tensors[k])]
+
+
+def test_a_paired_loss_pairs() -> None:
+    """Partners share a label in both steps, and D's loss is that of the pairs with R1 and R2."""
+    trial = trial_of("sn_dcgan", "paired", conditional=True)
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+    labels: list[Tensor] = []
+    d.register_forward_pre_hook(lambda _, args: labels.append(args[1]))
+    state = new_state(g, d, trial.train)
+    train(state, trial.train, data, hooks, seed=0, conditional=True, upkeep=lambda s: s.nimg >= 16)
+    assert len(labels) == 8  # D: reals, fakes; G: reals, fakes; two steps
+    for real, fake in zip(labels[::2], labels[1::2], strict=True):
+        assert torch.equal(real, fake)
+    assert torch.equal(labels[2], labels[4])  # G meets the reals of D's next step
+    stats = state.stats.stacked()
+    apart = stats["scores/fake"] - stats["scores/real"]
+    torch.testing.assert_close(stats["loss/d"], torch.nn.functional.softplus(apart).mean(1))
+    assert (stats["loss/paired/r1"] > 0).all() and (stats["loss/paired/r2"] > 0).all() and "loss/r1" not in stats
+
+
+@pytest.mark.parametrize(
+    ("variants", "train", "message"),
+    [
+        ({"paired": {}}, {"r1_gamma": 1.0, "r1_interval": 4}, "variants.paired: refuses train.r1_gamma, here 1.0; set"),
+        ({"paired": {}, "other": {}}, {}, "variants.other: can't be in one arm with paired; keep one of them"),
+        ({"strange": {}}, {}, "variants.strange: CLASHES: 'train.gama': no such key of a trial"),
+        ({"picky": {}}, {}, "variants.picky.weight: 2: must be at most 1 without sel"),
+    ],
+)
+def test_what_a_variant_refuses_is_one_line(
+    variants: Any, train: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Options:\n    weight: int = 2\n"
+    check = (
+        "def check(options, others):\n"
+        "    if 'sel' not in others and options.weight > 1:\n"
+        "        raise ValueError(f'weight: {options.weight}: must be at most 1 without sel')\n"
+    )
+    clashes = {"other": "CLASHES = ('paired',)\n", "strange": "CLASHES = ('train.gama',)\n"}
+    for name, text in {**clashes, "picky": check}.items():
+        (tmp_path / f"{name}.py").write_text(options + text)
+        monkeypatch.delitem(sys.modules, f"harness.variants.{name}", raising=False)
+    monkeypatch.setattr(harness.variants, "__path__", [*harness.variants.__path__, str(tmp_path)])
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    with pytest.raises(UserError) as e:
+        tiny.trial("sn_dcgan", variants=variants, train=train)
+    assert message in str(e.value) and "\n" not in str(e.value)
