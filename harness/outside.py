@@ -13,7 +13,6 @@ One set of folders is in use at a time in a process; using another takes the mod
 import ast
 import hashlib
 import importlib
-import importlib.util
 import platform
 import shutil
 import sys
@@ -219,8 +218,9 @@ def keep(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def restore(copy: Path, named: Iterable[Folder] = ()) -> None:
-    """Use the plugins `named` and, of those that a trial kept in the folder `copy`, what `named` lacks. Where the
-    folders in use hold the same, they stay."""
+    """Use the plugins `named` and, of those that a trial kept in the folder `copy`, what `named` lacks: a model is
+    built by the code that made it. Where the folders in use hold the same, they stay. A file runs when the trial names
+    its plugin, not before."""
     chosen = list(named)
     kept = dict(read(copy).files) if copy.is_dir() else {}
     in_use = {name: text for folder in _used for name, text in folder.files.items()}

@@ -16,7 +16,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from backbones import Discriminator, Generator, Site
     from harness.data.imageset import ImageSet, Split
-    from harness.evaluation.evidence import Evidence, Needs, Record, Setting
+    from harness.evaluation.evidence import Evidence, Heading, Needs, Record, Setting
     from harness.method.generator import Encoder
     from harness.method.hooks import Hooks
 
@@ -51,10 +51,11 @@ class Dataset(Shelved, Protocol):
 
 
 class Metric(Shelved, Protocol):
-    """A file of harness/metrics/."""
+    """A file of harness/metrics/. `heading` is there where the metric has one: ask with `hasattr`."""
 
     def needs(self, options: Any, setting: "Setting") -> "Needs": ...
     def compute(self, evidence: "Evidence", options: Any, setting: "Setting") -> "dict[str, Record]": ...
+    def heading(self, name: str, protocol: Mapping[str, Any]) -> "Heading | None": ...
 
 
 PARTS = {  # what a file of each shelf must hold

@@ -161,7 +161,9 @@ def test_the_record_lies_in_the_folder_with_every_copy(tmp_path):
     assert told == {k: v for k, v in code.read(tmp_path).items() if k != "accepted"}
     kept = code.copies(tmp_path)
     assert {*told["training"].values(), *told["scoring"].values()} == kept.keys()
-    assert kept[told["training"]["harness.method.losses"]] == (code.ROOT / "harness/method/losses.py").read_bytes()
+    assert (
+        kept[told["training"]["harness.method.losses"]] == (code.ROOT / "harness" / "method" / "losses.py").read_bytes()
+    )
     (tmp_path / "code.zip").unlink()
     code.note(tmp_path, t, resumed=False)
     assert (tmp_path / "code.zip").read_bytes() == first, "content alone decides"

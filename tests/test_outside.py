@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from harness import outside, plugins
 from harness.errors import UserError
@@ -267,3 +269,15 @@ def test_the_example_is_one_file_a_shelf():
     names = [Path(name) for name in outside.read(EXAMPLE).files]
     assert {p.parts[0] for p in names} == set(outside.SHELVES)
     assert all(len(p.parts) == 2 and not p.name.startswith("_") for p in names)
+
+
+def test_the_example_computes_what_it_says():
+    outside.use([outside.read(EXAMPLE)])
+    metric: Any = plugins.find("harness.metrics", "energy_distance")
+    here, there = np.zeros((3, 2), np.float32), np.full((5, 2), (3, 4), np.float32)
+    assert metric.energy_distance(here, there) == pytest.approx(10), "2 |x - y| of two points"
+    assert metric.energy_distance(here, np.zeros((4, 2), np.float32)) == 0
+    x, y = np.array([[0], [2]], np.float32), np.array([[0], [1], [2]], np.float32)
+    assert metric.energy_distance(x, y) == pytest.approx(2 * 1 - 2 - 4 / 3)
+    variant: Any = plugins.find("harness.variants", "smooth")
+    assert variant.total_variation(torch.tensor([[[[0.0, 1], [0, 1]]]])) == 1

@@ -1,5 +1,9 @@
 """Variants: one file per way of changing a baseline GAN. An arm without variants is the baseline.
 
+sel.py      SEL: heatmaps modulate G's features
+flatten.py  the heatmap as a vector joined to the latent
+align.py    L_align: G is trained to be attended to by D where its heatmap says
+
 A variant is one module in this package with
 
     Options                              frozen dataclass, typed fields

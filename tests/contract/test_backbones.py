@@ -8,12 +8,13 @@ import torch
 from harness import plugins
 from harness.experiment.schema import parse
 from harness.rng import Streams, stream
+from tests.contract import names
 
 SMALL = {
     "sn_dcgan": {"width": 0.125, "z_dim": 16},
     "stylegan2": {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16},
 }
-CASES = [(name, classes) for name in plugins.names("backbones") for classes in (0, 10)]
+CASES = [(name, classes) for name in names("backbones") for classes in (0, 10)]
 
 
 @pytest.fixture(params=CASES, ids=lambda c: f"{c[0]}-{'conditional' if c[1] else 'unconditional'}")

@@ -14,9 +14,10 @@ from harness.data.imageset import ImageSet, Split
 from harness.errors import UserError
 from harness.experiment.schema import parse
 from tests import cifar_files
+from tests.contract import names
 from tests.image_files import pngs, write_zip
 
-NAMES = plugins.names("harness.datasets")
+NAMES = names("harness.datasets")
 
 
 def example(name: str, folder: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from harness.evaluation.evidence import Evidence, Heading, Needs, Setting, heade
 from harness.evaluation.frechet import Moments
 from harness.experiment import spec as config
 from harness.experiment.schema import parse
+from tests.contract import names
 
-NAMES = plugins.names("harness.metrics")
+NAMES = names("harness.metrics")
 FAKES, REALS, HELDOUT = 1000, 1200, 1100
 
 

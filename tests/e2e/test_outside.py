@@ -63,7 +63,8 @@ def test_their_results_are_in_table_report_and_mlflow(own, tmp_path, mlflow_db, 
     shutil.copy(mlflow_db, results)
     words = ["matrix", str(own), "--local"]
     assert cli.main(words) == 0
-    assert "smooth" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "smooth" in out and "Energy distance" in out, "its own metric heads the table"
     with (results / "own" / "results.csv").open() as f:
         rows = {row["variants"]: row for row in csv.DictReader(f)}
     assert set(rows) == {"", "smooth"}

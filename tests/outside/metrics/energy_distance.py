@@ -3,13 +3,14 @@
 It is 0 exactly where the two distributions are equal, and asks for no Gaussian shape, as a Fréchet distance does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting, record
+from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting, record
 from harness.evaluation.features import EFFICIENTNET_LITE0, Extractor
 from harness.metrics._distances import feature_needs, pairs, protocol_of
 
@@ -34,6 +35,11 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
         )
         for c, fakes, reals in pairs(_extractor(options), options.protocols, setting)
     }
+
+
+def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    known = name.startswith("energy_distance_")
+    return Heading(role="distance", label="Energy distance", headline=True, rank=3) if known else None
 
 
 def energy_distance(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
