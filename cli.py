@@ -105,6 +105,7 @@ OTHER_CODE = "other_code"  # where options say what becomes of trials that other
         "--accept-old", action="store_true", help="take results of older code, or of unknown images, as they are"
     ),
     option("--rescore", action="store_true", help="score finished trials again, from their checkpoints"),
+    option("--accept-old", action="store_true", help="take results of an older EPOCH or unknown images as they are"),
     INCEPTION,
 )  # fmt: skip
 def matrix(args: argparse.Namespace) -> int:
@@ -125,10 +126,10 @@ def matrix(args: argparse.Namespace) -> int:
 
     _use_inception_weights(args)
     made = matrix.run(
-        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray",
-        address=args.ray_address, ship_code=args.code == "ship", tracking_uri=args.tracking_uri,
-        retry_failed=args.retry_failed, other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old,
-        say=console.say, display=console.Progress,
+        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
+        ship_code=args.code == "ship", tracking_uri=args.tracking_uri, retry_failed=args.retry_failed,
+        other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old, say=console.say,
+        display=console.Progress,
     )  # fmt: skip
     said = _shown(made.report, made.written)
     if made.exit_code == 0 and made.told:

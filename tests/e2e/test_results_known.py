@@ -167,7 +167,7 @@ def test_tables_of_the_previous_format_are_what_they_were(here, say):
 def rows(path):
     """A table's rows but for the figures over the last snapshots, of which the untrained one was one then."""
     with path.open(newline="") as f:
-        return [{k: v for k, v in row.items() if "trailing" not in k} for row in csv.DictReader(f)]
+        return [{k: v for k, v in row.items() if "snapshots" not in k} for row in csv.DictReader(f)]
 
 
 def as_before(folder, name):
