@@ -37,6 +37,7 @@ class Folder(NamedTuple):
 
 
 _used: tuple[Folder, ...] = ()
+_changes = 0  # how often another set came into use
 
 
 # ── reading ──────────────────────────────────────────────────────────────────
@@ -76,7 +77,7 @@ def digests(files: Mapping[str, str]) -> dict[str, str]:
 def use(folders: Iterable[Folder]) -> None:
     """Have exactly the plugins of `folders` beside our own. UserError where a name would be on a shelf twice; then
     nothing has changed."""
-    global _used
+    global _used, _changes
     wanted = tuple(folders)
     if wanted == _used:
         return
@@ -88,7 +89,18 @@ def use(folders: Iterable[Folder]) -> None:
             if (folder.path / shelf).is_dir():
                 importlib.import_module(package).__path__.append(str(folder.path / shelf))
     importlib.invalidate_caches()
-    _used = wanted
+    _used, _changes = wanted, _changes + 1
+
+
+def use_paths(paths: Iterable[Path], place: str = KEY) -> None:
+    """Have exactly the plugins in the folders `paths` beside our own, as they are now."""
+    use([read(path, place) for path in paths])
+
+
+def version(file: str = "") -> int:
+    """Another number whenever what is in use has changed; of a file that is none of theirs always 0."""
+    mine = any(Path(file).is_relative_to(folder.path / shelf) for folder in _used for shelf in SHELVES)
+    return _changes if mine or not file else 0
 
 
 def used_by(plugins: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import disk, plugins
+from harness import disk, outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError
 from harness.experiment.spec import Trial
@@ -59,12 +59,12 @@ def deciding(trial: Trial) -> Code:
     training += [f"harness.variants.{v.name}" for v in trial.variants]
     metrics = tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics)
     shelves = tuple(str(place) for shelf in SHELVES for place in importlib.import_module(shelf).__path__)
-    return _deciding(tuple(training), metrics, shelves)
+    return _deciding(tuple(training), metrics, shelves, outside.version())
 
 
 @lru_cache(maxsize=256)
-def _deciding(training: tuple[str, ...], scoring: tuple[str, ...], shelves: tuple[str, ...]) -> Code:
-    """`shelves`: the folders in which plugins are looked for now."""
+def _deciding(training: tuple[str, ...], scoring: tuple[str, ...], shelves: tuple[str, ...], version: int) -> Code:
+    """`shelves`: the folders in which plugins are looked for now; `version`: of those that are not our own."""
     trains = _reached((*TRAIN_ROOTS, *training), TRAINING)
     scores = _reached((*SCORE_ROOTS, *scoring), TRAINING + SCORING)
     return Code(trains, {name: source for name, source in scores.items() if name not in trains})
@@ -135,11 +135,13 @@ def _spec(name: str) -> ModuleSpec | None:
 
 def _source(name: str) -> Source | None:
     spec = _spec(name)
-    return _read_once(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    return _read_once(spec.origin, outside.version(spec.origin))
 
 
 @cache
-def _read_once(path: str) -> Source:
+def _read_once(path: str, version: int = 0) -> Source:
     data = Path(path).read_bytes()
     return Source(Path(path), data, hashlib.sha256(data).hexdigest())
 
