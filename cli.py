@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
+    from harness.experiment.spec import Experiment
     from harness.report.model import Report
 
 DESCRIPTION = "Train GANs with and without spatial awareness, score FID and DI, and compare."
@@ -100,6 +101,9 @@ OTHER_CODE = "other_code"  # where options say what becomes of trials that other
         "--accept-code", dest=OTHER_CODE, action="store_const", const="accept", default="ask",
         help="take trials that other code trained or scored as they are",
     ),
+    option(
+        "--accept-old", action="store_true", help="take results of older code, or of unknown images, as they are"
+    ),
     option("--rescore", action="store_true", help="score finished trials again, from their checkpoints"),
     INCEPTION,
 )  # fmt: skip
@@ -112,26 +116,27 @@ def matrix(args: argparse.Namespace) -> int:
 
     words = [str(args.results), str(args.tracking_uri), *args.set]
     key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
-    plain = args.other_code == "ask" and not args.rescore and remote.URL not in os.environ
+    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.URL not in os.environ
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
     with _loading():
-        from harness.orchestration import matrix
+        from harness.orchestration import matrix, recognise
 
     _use_inception_weights(args)
-    experiment = files.load(args.experiment, args.set)
     made = matrix.run(
-        experiment, args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
-        ship_code=args.code == "ship", tracking_uri=args.tracking_uri, retry_failed=args.retry_failed,
-        other_code=args.other_code, rescore=args.rescore, say=console.say, display=console.Progress,
+        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray",
+        address=args.ray_address, ship_code=args.code == "ship", tracking_uri=args.tracking_uri,
+        retry_failed=args.retry_failed, other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old,
+        say=console.say, display=console.Progress,
     )  # fmt: skip
     said = _shown(made.report, made.written)
     if made.exit_code == 0 and made.told:
         trials = args.results.absolute() / "trials"
-        said["first"] = matrix.counted(experiment, len(made.trials), len(made.trials))
+        said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
         depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
-        finished.keep(trials.parent / experiment.name, key, said, depends)
+        folder = trials.parent / made.experiment.name
+        finished.keep(folder, key, said, depends, recognise.paths(made.experiment))
     return made.exit_code
 
 
@@ -144,14 +149,13 @@ def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
     from harness import console
     from harness.errors import UserError
-    from harness.experiment import files
     from harness.experiment.matrix import entries
     from harness.orchestration import plan as plans
     from harness.trial import run as trial
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
-    experiment = files.load(args.experiment, args.set)
+    experiment, absent = _recognised(args)
     every = entries(experiment, partial(plans.seconds, records=plans.measured()))
     states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
     todo = [e for e, state in zip(every, states, strict=True) if state is None]
@@ -164,7 +168,7 @@ def plan(args: argparse.Namespace) -> int:
             (
                 e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
                 f"{e.trial.train.total_kimg:g}", *("" if s is None else console.duration(s) for s in seconds),
-                state["status"] if state else "to do",
+                state["status"] if state else "data not here" if e.id in absent else "to do",
             )
         )  # fmt: skip
     console.show_table(
@@ -179,11 +183,10 @@ def plan(args: argparse.Namespace) -> int:
 @verb("write tables, results.csv and report.html from what is finished", *EXPERIMENT)
 def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
-    from harness.experiment import files
     from harness.orchestration import matrix
     from harness.report.collect import collect
 
-    found = collect(files.load(args.experiment, args.set), args.results.absolute())
+    found = collect(_recognised(args)[0], args.results.absolute())
     _shown(found, matrix.write(found, args.results.absolute()))
     return 0
 
@@ -192,13 +195,12 @@ def report(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     from harness import console
-    from harness.experiment import files
     from harness.experiment.matrix import entries
     from harness.store import code, lock
     from harness.store.folder import read_state
     from harness.trial import run as trial
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     driver = lock.driver(args.results / experiment.name)
     rows, others = [], []
     for e in entries(experiment):
@@ -235,13 +237,12 @@ def stop(args: argparse.Namespace) -> int:
 def sync(args: argparse.Namespace) -> int:
     """Send what results hold to MLflow."""
     from harness import console
-    from harness.experiment import files
     from harness.experiment.matrix import entries
     from harness.report import tables
     from harness.report.collect import collect
     from harness.tracking.sink import sync as send
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     rep = collect(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
@@ -308,10 +309,9 @@ def attention(args: argparse.Namespace) -> int:
     import torch
 
     from harness import console
-    from harness.experiment import files
     from harness.study import report as attention_report
 
-    experiment = files.load(args.experiment, args.set)
+    experiment, _ = _recognised(args)
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
         device="cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu",
@@ -427,6 +427,19 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
     """Trials run in processes of their own, which inherit the environment."""
     if args.inception_weights:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]":
+    """The experiment with its trials as results know them, and the ids of those whose images are not here; says what
+    is to be said of that."""
+    from harness import console
+    from harness.experiment import files
+    from harness.orchestration import recognise
+
+    found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
+    for line in found.notes:
+        console.say(line)
+    return found.experiment, found.absent
 
 
 def _shown(rep: "Report", written: Sequence[Path]) -> dict[str, Any]:

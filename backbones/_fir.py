@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EPOCH = 1
+
 Padding = int | Sequence[int]
 """p on every side, (x, y), or (x0, x1, y0, y1); negative: crop."""
 Sides = tuple[int, int, int, int]

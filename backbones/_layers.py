@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from backbones._fir import add_sides, down_padding, filter_size, setup_filter, up_padding, upfirdn2d
 
+EPOCH = 1
+
 _HALF = (torch.float16, torch.bfloat16)
 
 

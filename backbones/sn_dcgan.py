@@ -21,6 +21,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
+EPOCH = 1
+
 _BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhere, at width 1
 
 

@@ -24,6 +24,8 @@ from backbones import Draws, Last, Modulate, Site, Synthesis, identity
 from backbones import _layers as L
 from backbones._fir import setup_filter, upsample2d
 
+EPOCH = 1
+
 D_MAPPING_LAYERS = 8
 
 

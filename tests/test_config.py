@@ -1,4 +1,5 @@
 import textwrap
+from dataclasses import replace
 
 import pytest
 
@@ -72,11 +73,13 @@ def test_the_id_hangs_on_what_decides_the_weights(load):
     assert one(load(sets=["run.retries=5"])).id == base
 
 
-def test_of_a_path_only_the_last_name_counts(load):
-    def ids(path):
-        return one(load(sets=["dataset.name=image_zip", f"dataset.path={path}"])).id
+def test_no_path_counts_but_what_it_holds(load):
+    def trial(path):
+        return one(load(sets=["dataset.name=image_zip", f"dataset.path={path}"]))
 
-    assert ids("a/x.zip") == ids("elsewhere/x.zip") != ids("a/y.zip")
+    x, y = trial("a/x.zip"), trial("elsewhere/y.zip")
+    assert x.id != y.id, "where nobody has looked, another place may be other images"
+    assert replace(x, data="zip:1").id == replace(y, data="zip:1").id != replace(y, data="zip:2").id
 
 
 def test_set_overrides_any_key_and_wins_over_settings(load):

@@ -10,6 +10,8 @@ import numpy as np
 
 from harness.pickles import Name, Reader, Refused, expect
 
+EPOCH = 1
+
 MAX_STEPS = 1_000_000
 """A genuine batch of 10,000 images takes about 40,000 opcodes."""
 

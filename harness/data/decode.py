@@ -8,6 +8,8 @@ from PIL import Image, ImageOps
 
 from harness.errors import UserError, one_line
 
+EPOCH = 1
+
 MAX_PIXELS = 64 * 2**20
 """The largest picture that is decoded (8192 x 8192); a small file that claims more is a bomb."""
 

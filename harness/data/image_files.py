@@ -6,6 +6,7 @@ Nothing is extracted, and no name inside is ever joined to a path.
 import hashlib
 import json
 import lzma
+import os
 import threading
 import zipfile
 import zlib
@@ -16,10 +17,13 @@ from typing import Any
 
 from harness.errors import UserError, one_line
 
+EPOCH = 1
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LABELS = "dataset.json"
 MAX_FILE_BYTES = 256 * 2**20
 MAX_CLASSES = 100_000
-_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,41 @@ def open_files(path: Path, key: str) -> ImageFiles:
         raise UserError(f"{place}: does not exist; give a ZIP or a folder of images")
     try:
         sizes, read, identity = _folder(path, place) if path.is_dir() else _zip(path, place)
-    except _BROKEN as e:
+    except BROKEN as e:
         raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
-    names = tuple(sorted(n for n in sizes if n.lower().endswith(SUFFIXES) and not _hidden(n)))
+    names = tuple(sorted(n for n in sizes if counts(n) and n != LABELS))
     if not names:
         raise UserError(f"{place}: holds no images; it must hold PNG, JPEG or WebP files")
-    for name in (*names, "dataset.json"):
+    for name in (*names, LABELS):
         if sizes.get(name, 0) > MAX_FILE_BYTES:
             raise UserError(f"{place}: {name}: {sizes[name]} bytes: must be at most {MAX_FILE_BYTES}; remove it")
-    meta = _meta(read, place) if "dataset.json" in sizes else {}
+    meta = _meta(read, place) if LABELS in sizes else {}
     labels = _labels(meta, names, f"{place}: dataset.json")
     num_classes = max(labels.values()) + 1 if labels else 0
     prepared = meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None
     return ImageFiles(path, names, labels, num_classes, prepared, identity, read)
+
+
+def counts(name: str) -> bool:
+    """Whether a file of this name, relative to the ZIP or folder, is one of those that are read."""
+    return name == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
+
+
+def walk(folder: Path) -> dict[str, Path]:
+    """All files below `folder` by their names relative to it. Linked folders are followed, though not back to one
+    in which the link itself lies."""
+    found: dict[str, Path] = {}
+    todo: list[tuple[Path, str, tuple[str, ...]]] = [(folder, "", (os.path.realpath(folder),))]
+    while todo:
+        here, prefix, above = todo.pop()
+        for path in here.iterdir():
+            if path.is_dir():
+                real = os.path.realpath(path)
+                if not any(f"{a}/".startswith(f"{real}/") for a in above):
+                    todo.append((path, f"{prefix}{path.name}/", (*above, real)))
+            elif path.is_file():
+                found[prefix + path.name] = path
+    return found
 
 
 def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
@@ -74,7 +100,7 @@ def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes]
         try:
             with lock:  # one file handle, several decoding threads
                 return archive.read(infos[name])
-        except _BROKEN as e:
+        except BROKEN as e:
             raise UserError(f"{place}: {name}: not readable ({one_line(e)}); make the ZIP again") from None
 
     content = sorted((i.filename, i.file_size, i.CRC) for i in infos.values())
@@ -82,7 +108,7 @@ def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes]
 
 
 def _folder(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
-    stats = {p.relative_to(path).as_posix(): p.stat() for p in path.rglob("*") if p.is_file()}
+    stats = {name: p.stat() for name, p in walk(path).items()}
 
     def read(name: str) -> bytes:
         try:

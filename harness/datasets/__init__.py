@@ -8,5 +8,8 @@ A dataset is one module in this package with
 
     Options                                  frozen dataclass, typed fields
     has_test(options) -> bool                whether split "test" exists; opens no file
+    identity(options) -> str | None          what its files hold, by content; None where they are not here. Downloads
+                                             nothing
+    EPOCH                                    raised when the same files and options give other images than before
     load(options, split="train") -> ImageSet (`harness.data.imageset`) UserError on anything bad
 """

@@ -15,8 +15,11 @@ from typing import Annotated
 import numpy as np
 
 from harness.data import cifar_batches as _batches
+from harness.data import identity as _identity
 from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.errors import UserError, one_line
+
+EPOCH = 1
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -35,6 +38,15 @@ class Options:
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any number of images are accepted
+
+
+def identity(options: Options) -> str | None:
+    """Of the archive, or of the batches in the folder. Where there is none, that of the archive that `load` would
+    download: its checksum is published."""
+    batches = [name for names in _BATCHES.values() for name in names]
+    found = _identity.of(_folder(options.path), lambda name: name in batches)
+    downloaded = f"file:{SHA256}" if options.path.name.endswith(".tar.gz") else None
+    return found or downloaded
 
 
 def has_test(options: Options) -> bool:
@@ -92,8 +104,7 @@ def _parse(data: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_folder(path: Path, split: Split) -> dict[str, bytes]:
     """The split's batch files in `path` or in the cifar-10-batches-py inside it."""
-    inner = path / "cifar-10-batches-py"
-    folder = inner if inner.is_dir() else path
+    folder = _folder(path)
     found: dict[str, bytes] = {}
     for file in [folder / name for name in _BATCHES[split]]:
         if not file.exists():
@@ -104,6 +115,12 @@ def _read_folder(path: Path, split: Split) -> dict[str, bytes]:
         except OSError as e:
             raise UserError(f"dataset.path: {file}: not readable ({e.strerror}); check the file") from None
     return found
+
+
+def _folder(path: Path) -> Path:
+    """Where the batches lie, if `path` is a folder."""
+    inner = path / "cifar-10-batches-py"
+    return inner if inner.is_dir() else path
 
 
 def _read_archive(path: Path, split: Split) -> dict[str, bytes]:

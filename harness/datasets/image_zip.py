@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image
 
+from harness.data import identity as _identity
 from harness.data import pixel_cache as _cache
 from harness.data.decode import Filter, decode, require_square, resize
 from harness.data.image_files import ImageFiles, open_files
 from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.errors import UserError
 from harness.rng import derive
+
+EPOCH = 1
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Decoded sets up to this size are held in memory; larger ones are mapped from the cache folder."""
@@ -33,6 +36,11 @@ class Options:
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None
     holdout: Annotated[int, ">= 0"] = 0  # images kept out of training: the test split
+
+
+def identity(options: Options) -> str | None:
+    """Of the names and contents of images and labels in the ZIP or folder; None where it is not here."""
+    return _identity.of(options.path)
 
 
 def has_test(options: Options) -> bool:

@@ -25,6 +25,8 @@ from harness.evaluation.shares import devices, see_shared
 from harness.experiment import spec as config
 from harness.method.generator import SpatialGenerator
 
+EPOCH = 1  # raised when the same networks score otherwise than before
+
 
 def check(spec: config.Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:
     """Everything that could make the scoring impossible, before any training: counts against the

@@ -1,8 +1,7 @@
 """What an experiment is made of: frozen, typed, checked. `harness.experiment.files` reads it from YAML."""
 
 import copy
-import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from harness import plugins
 from harness.errors import UserError
+from harness.experiment import ids
 from harness.experiment.schema import convert, parse, plain
 
 
@@ -108,7 +108,10 @@ class Eval:
 
 @dataclass(frozen=True)
 class Trial:
-    """All that decides the numbers of one training, and how it is scored."""
+    """All that decides the numbers of one training, and how it is scored.
+
+    `data` identifies its images by their content (`identity` of the dataset); it is empty where nobody has looked.
+    """
 
     dataset: Plugin
     backbone: Plugin
@@ -117,13 +120,13 @@ class Trial:
     train: Train
     eval: Eval
     seed: int
+    data: str = ""
+    known_as: str | None = field(default=None, compare=False)  # the id that its results go by, where it is another
 
     @cached_property
     def id(self) -> str:
-        """12 hex digits of what decides the trained weights: not `eval`, and of a path only its
-        last name, so that results can move between machines."""
-        decides = {k: v for k, v in _portable(self).items() if k != "eval"}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+        """12 hex digits of what decides the trained weights (see `harness.experiment.ids`): not `eval`, and no path."""
+        return self.known_as or ids.digest(ids.of_trial(self))
 
     @property
     def plugins(self) -> tuple[tuple[str, str], ...]:
@@ -196,40 +199,46 @@ def parse_trial(raw: dict[str, Any], place: str) -> Trial:
     """A trial from its plain form: names and options of plugins are looked up and checked."""
     raw = dict(raw)
     for key in raw:
-        if key not in (*TRIAL_KEYS, "seed"):
+        if key not in (*TRIAL_KEYS, "seed", "data"):
             raise UserError(f"{place}: {key}: unknown key{plugins.hint(key, list(TRIAL_KEYS))}")
     for key in ("dataset", "backbone", "train", "eval"):
         if key not in raw:
             raise UserError(f"{place}: {key}: missing; every trial names its dataset, backbone, train and eval")
     profile = convert(Literal["paper", "release"], raw.pop("profile", "paper"), f"{place}: profile")
     variants = named(raw.pop("variants", {}), f"{place}: variants")
-    scoring = dict(mapping(raw["eval"], f"{place}: eval"))
-    metrics = named(scoring.pop("metrics", {}), f"{place}: eval.metrics")
-    scoring["metrics"] = []
-    if not metrics:
-        raise UserError(f"{place}: eval.metrics: missing; known: {', '.join(plugins.names('harness.metrics'))}")
-    scored = parse(Eval, scoring, f"{place}: eval")
     trial = Trial(
-        dataset=_plugin("harness.datasets", raw["dataset"], f"{place}: dataset"),
-        backbone=_plugin("backbones", raw["backbone"], f"{place}: backbone"),
+        dataset=plugin("harness.datasets", raw["dataset"], f"{place}: dataset"),
+        backbone=plugin("backbones", raw["backbone"], f"{place}: backbone"),
         conditional=convert(bool, raw.get("conditional", False), f"{place}: conditional"),
         variants=tuple(
-            _plugin("harness.variants", {"profile": profile, **opts, "name": name}, f"{place}: variants.{name}")
+            plugin("harness.variants", {"profile": profile, **opts, "name": name}, f"{place}: variants.{name}")
             for name, opts in variants.items()
         ),
         train=parse(Train, raw["train"], f"{place}: train"),
-        eval=Eval(
-            **{f.name: getattr(scored, f.name) for f in fields(Eval) if f.name != "metrics"},
-            metrics=tuple(
-                _plugin("harness.metrics", {**opts, "name": name}, f"{place}: eval.metrics.{name}")
-                for name, opts in metrics.items()
-            ),
-        ),
+        eval=parse_eval(raw["eval"], place),
         seed=convert(Annotated[int, ">= 0"], raw.get("seed", 0), f"{place}: seed"),
+        data=convert(str, raw.get("data", ""), f"{place}: data"),
     )
     _check_variants(trial, place)
-    _check_during(trial.eval, place)
     return trial
+
+
+def parse_eval(raw: Any, place: str) -> Eval:
+    """A trial's `eval` from its plain form."""
+    scoring = dict(mapping(raw, f"{place}: eval"))
+    metrics = named(scoring.pop("metrics", {}), f"{place}: eval.metrics")
+    if not metrics:
+        raise UserError(f"{place}: eval.metrics: missing; known: {', '.join(plugins.names('harness.metrics'))}")
+    scored: Eval = parse(Eval, {**scoring, "metrics": []}, f"{place}: eval")
+    spec = replace(
+        scored,
+        metrics=tuple(
+            plugin("harness.metrics", {**opts, "name": name}, f"{place}: eval.metrics.{name}")
+            for name, opts in metrics.items()
+        ),
+    )
+    _check_during(spec, place)
+    return spec
 
 
 def to_plain(trial: Trial) -> dict[str, Any]:
@@ -239,6 +248,9 @@ def to_plain(trial: Trial) -> dict[str, Any]:
     flat["backbone"] = {"name": trial.backbone.name, **flat["backbone"]["options"]}
     flat["variants"] = {v["name"]: v["options"] for v in flat["variants"]}
     flat["eval"] = scoring_to_plain(trial.eval)
+    del flat["known_as"]
+    if not trial.data:
+        del flat["data"]
     return flat
 
 
@@ -249,6 +261,22 @@ def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
     if scoring.during is None:
         del flat["during"]  # as in results that were scored before there was such a thing
     return flat
+
+
+def scored_as(result: Mapping[str, Any], spec: Eval) -> bool:
+    """Whether a result was scored as `spec` asks, by the scoring code of today."""
+    wanted = ids.of_scoring(spec)
+    if "scoring" in result:
+        return bool(result["scoring"] == wanted)
+    stored = result.get("config", {}).get("eval")  # of the previous format, when every EPOCH was 1
+    try:
+        same = (
+            stored == scoring_to_plain(spec)
+            or ids.of_scoring(parse_eval(stored, "result"))["options"] == wanted["options"]
+        )
+    except UserError:
+        return False
+    return same and not wanted["epochs"]
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], place: str) -> dict[str, Any]:
@@ -290,7 +318,8 @@ def named(raw: Any, place: str) -> dict[str, dict[str, Any]]:
     return {name: mapping(opts or {}, f"{place}.{name}") for name, opts in mapping(raw, place).items()}
 
 
-def _plugin(package: str, raw: Any, place: str) -> Plugin:
+def plugin(package: str, raw: Any, place: str) -> Plugin:
+    """The plugin that `raw` names, with its options: its profile's where it has profiles, `raw`'s laid on them."""
     raw = dict(mapping(raw, place))
     if not isinstance(raw.get("name"), str):
         raise UserError(f"{place}.name: missing; known: {', '.join(plugins.names(package))}")
@@ -360,14 +389,3 @@ def _check_during(scoring: Eval, place: str) -> None:
 
 def _provides(name: str) -> tuple[str, ...]:
     return tuple(getattr(plugins.find("harness.variants", name), "PROVIDES", ()))
-
-
-def _portable(trial: Trial) -> dict[str, Any]:
-    """`to_plain` with every path reduced to its last name."""
-    flat = to_plain(trial)
-    options = trial.dataset.options
-    for f in fields(options):
-        value = getattr(options, f.name)
-        if isinstance(value, Path):
-            flat["dataset"][f.name] = value.name
-    return flat

@@ -10,6 +10,8 @@ from harness.evaluation.evidence import Comparison, Evidence, Heading, Needs, Pr
 from harness.evaluation.features import Extractor
 from harness.evaluation.frechet import distance
 
+EPOCH = 1
+
 Floats = NDArray[np.floating[Any]]
 
 

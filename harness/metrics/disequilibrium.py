@@ -20,6 +20,8 @@ LABELS = {"di": "DI", "di_calibrated": "calibrated DI", "di_exact": "exact DI"}
 OF_SCORES = {"score_auc": "AUC of D", "score_gap": "score gap", "score_wasserstein": "W1 of scores"}
 PAPER_DRAWS = (64, 200)  # images of either kind a draw, draws
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

@@ -8,6 +8,8 @@ from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Reco
 from harness.evaluation.features import DINOV2
 from harness.metrics._distances import frechet_heading, frechet_records, moment_needs
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

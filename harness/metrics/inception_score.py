@@ -11,6 +11,8 @@ from harness.errors import UserError
 from harness.evaluation.evidence import Evidence, Needs, Record, Sample, Setting, record, short
 from harness.evaluation.features import INCEPTION
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

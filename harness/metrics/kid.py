@@ -9,6 +9,8 @@ from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Reco
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, kernel_records
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

@@ -15,6 +15,8 @@ from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setti
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, pairs, protocol_of
 
+EPOCH = 1
+
 _ROWS = 1024  # distances are made in stripes of this many rows, never as a whole matrix
 
 

@@ -1,13 +1,14 @@
 """Many trials: which there are to run, where, when, and what becomes of each.
 
-matrix.py    one experiment from start to report
-changed.py   trials that other code made: refused, accepted, trained or scored again
-launch.py    trials onto processes: this one, a Ray of our own, a cluster
-schedule.py  which trial starts when, and what becomes of one that ends badly; pure
-attempt.py   one attempt at a trial, and its end; around it the scratch folder of a URL
-pool.py      trials as Ray actors
-cluster.py   Ray reached, greeted and left; the only ray import
-fit.py       how much of a GPU a trial takes
-plan.py      what an experiment will cost: hours, disk, end
-finished.py  what a finished matrix said, for the same command again
+matrix.py     one experiment from start to report
+recognise.py  which folder of results holds which trial
+changed.py    trials that other code made: refused, accepted, trained or scored again
+launch.py     trials onto processes: this one, a Ray of our own, a cluster
+schedule.py   which trial starts when, and what becomes of one that ends badly; pure
+attempt.py    one attempt at a trial, and its end; around it the scratch folder of a URL
+pool.py       trials as Ray actors
+cluster.py    Ray reached, greeted and left; the only ray import
+fit.py        how much of a GPU a trial takes
+plan.py       what an experiment will cost: hours, disk, end
+finished.py   what a finished matrix said, for the same command again
 """

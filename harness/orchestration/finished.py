@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import outside
+from harness.data.identity import stamp
 from harness.disk import ROOT, write_atomic
 from harness.experiment import files
 
@@ -32,19 +33,22 @@ def recall(results: Path, key: str) -> dict[str, Any] | None:
     for path in results.glob(f"*/{NOTE}"):
         try:
             note: dict[str, Any] = json.loads(path.read_text())
-            if note["key"] == key and all(_version(Path(p)) == version for p, version in note["files"].items()):
+            same = note["key"] == key and all(_version(Path(p)) == version for p, version in note["files"].items())
+            if same and all(stamp(Path(p)) == found for p, found in note["data"].items()):
                 return note
         except (OSError, ValueError, KeyError):
             continue
     return None
 
 
-def keep(folder: Path, key: str, said: dict[str, Any], depends: Iterable[Path]) -> None:
-    """Note in the experiment's folder what was said, until one of the files `depends` changes."""
+def keep(folder: Path, key: str, said: dict[str, Any], depends: Iterable[Path], data: Iterable[Path] = ()) -> None:
+    """Note in the experiment's folder what was said, until one of the files `depends` changes, or one of those that
+    hold images: at, or in folders at, `data`."""
     note = {**said, "key": key, "files": {str(path): _version(path) for path in depends}}
+    note["data"] = {str(path): stamp(path) for path in data}
     write_atomic(folder / NOTE, json.dumps(note).encode())
 
 
 def _version(path: Path) -> list[int]:
     found = path.stat()
-    return [found.st_mtime_ns, found.st_size, found.st_ino]
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]

@@ -10,7 +10,7 @@ from typing import Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, plan
+from harness.orchestration import changed, plan, recognise
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
@@ -55,19 +55,23 @@ def run(
     retry_failed: bool = False,
     other_code: changed.Choice = "ask",
     rescore: bool = False,
+    accept_old: bool = False,
     say: Callable[[str], None] = lambda line: None,
     display: Display = lambda names: nullcontext(_unheard),
 ) -> Result:
     """Preflight, run what is unfinished, and write the report.
 
-    `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which is shipped our code), or
-    `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a SQLite file in `results`;
-    "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as in `changed.settle`.
-    `say` hears a line now and then. Raises UserError for bad input before anything runs, Busy where another driver is
-    at it.
+    `experiment` as the file says it: which folder of `results` holds which trial is found here (`accept_old` as in
+    `recognise.recognise`). `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which
+    is shipped our code), or `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a
+    SQLite file in `results`; "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as
+    in `changed.settle`. `say` hears a line now and then. Raises UserError for bad input before anything runs, Busy
+    where another driver is at it.
     """
     outside.use_paths(experiment.plugins, f"{experiment.path}: plugins")  # another may have been loaded since
     results = results.absolute()
+    found = recognise.recognise(experiment, results, accept_old)
+    experiment = found.experiment
     todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
     again = changed.settle(todo, results, experiment.name, other_code, rescore, say)
 
@@ -79,7 +83,10 @@ def run(
     trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
+    recognise.settle(results, found)
     say(counted(experiment, len(todo), len(known)))
+    for line in found.notes:
+        say(line)
     sink = None
     if tracking_uri != "off":
         note = partial(_note, experiment, results)
@@ -96,10 +103,10 @@ def run(
         finally:
             if sink and sink.behind:
                 say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    found = reading.collect(experiment, results)
-    written = write(found, results)
+    report = reading.collect(experiment, results)
+    written = write(report, results)
     books = tuple((results / experiment.name).glob("tracking-*.json"))
-    return Result(experiment, todo, ends, found, tuple(written), sink is None or sink.settled, books)
+    return Result(experiment, todo, ends, report, tuple(written), sink is None or sink.settled, books)
 
 
 def write(found: Report, results: Path) -> Sequence[Path]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.errors import UserError
+from harness.experiment import ids
 from harness.experiment import spec as config
 from harness.experiment.matrix import Entry
 from harness.experiment.schema import plain
-from harness.experiment.spec import Experiment, Train, Trial
+from harness.experiment.spec import Experiment, Plugin, Train, Trial
 from harness.store.checkpoint import KEEP
 
 Kind = Literal["gpu", "cpu"]
@@ -60,10 +61,7 @@ def shape(trial: Trial) -> dict[str, Any]:
         **{f"backbone.{k}": v for k, v in plain(trial.backbone.options).items()},
         "resolution": resolution(trial),
         "conditional": trial.conditional,
-        "variants": [
-            v.name if getattr(v.options, "profile", "paper") == "paper" else f"{v.name} ({v.options.profile})"
-            for v in trial.variants
-        ],
+        "variants": [_variant(v) for v in trial.variants],
         "batch_size": t.batch_size,
         "microbatch": t.microbatch,
         "d_steps": t.d_steps,
@@ -72,6 +70,15 @@ def shape(trial: Trial) -> dict[str, Any]:
         "precision": t.precision,
         "tf32": t.tf32,
     }
+
+
+def _variant(variant: Plugin) -> str:
+    """A variant's name with its profile and whatever is not as that profile has it: `sel (release, hidden 8)`."""
+    profile = getattr(variant.options, "profile", "paper")
+    usual = config.plugin("harness.variants", {"name": variant.name, "profile": profile}, "variant")
+    changed = [f"{k} {json.dumps(v)}" for k, v in ids.differing(variant.options, usual.options).items()]
+    said = ", ".join([*([profile] if profile != "paper" else []), *changed])
+    return f"{variant.name} ({said})" if said else variant.name
 
 
 def resolution(trial: Trial) -> int | None:

@@ -41,7 +41,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     state = str(result.get("status"))
-    if result.get("config", {}).get("eval") != config.scoring_to_plain(trial.eval):
+    if not config.scored_as(result, trial.eval):
         state = "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():

@@ -4,6 +4,7 @@ A file that fails the checksum in its name falls back to the one before. `latest
 tells a reader that doesn't need the weights how much of the journal is committed.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -90,6 +91,16 @@ def read(path: Path) -> Checkpoint:
     except _MALFORMED as e:
         raise ValueError(f"{path}: not a Nashboard checkpoint: {e}") from None
     return Checkpoint(tensors, meta)
+
+
+def meta(folder: Path) -> dict[str, Any]:
+    """What the newest readable checkpoint of `folder` says of itself, its tensors left alone; empty where none does."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(*_MALFORMED), safe_open(path, "pt") as f:
+            found = json.loads((f.metadata() or {})["meta"])
+            if isinstance(found, dict):
+                return found
+    return {}
 
 
 _MALFORMED = (

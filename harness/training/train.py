@@ -17,6 +17,8 @@ from harness.rng import Streams, stream
 from harness.training.ranks import agree, summed
 from harness.training.state import State, Stats
 
+EPOCH = 1  # raised when the same trial trains to other numbers than before
+
 
 def train(
     state: State,

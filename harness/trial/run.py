@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from harness.data.imageset import ImageSet
 from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.evaluation import evaluate
-from harness.experiment import loader
+from harness.experiment import ids, loader
 from harness.experiment import spec as config
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
@@ -60,7 +61,7 @@ def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if result.get("config", {}).get("eval") == config.scoring_to_plain(trial.eval) else None
+    return result if config.scored_as(result, trial.eval) else None
 
 
 def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
@@ -69,7 +70,7 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = config.parse_trial(raw, "trial")
+    trial = with_data(config.parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
@@ -124,6 +125,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
     write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
+    identity = ids.of_trial(trial)
+    write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
     outside.keep(folder / "plugins", own)
     raw = config.to_plain(trial)
     data, heldout = load_data(trial)
@@ -175,7 +178,9 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "config": config.to_plain(trial),
         "env": env,
         "code": made_by,
-        "dataset": {"fingerprint": data.fingerprint, **data.about},
+        "identity": identity,
+        "scoring": ids.of_scoring(trial.eval),
+        "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
         "series": series(written.events),
@@ -213,6 +218,17 @@ def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: i
         return False
 
     train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+
+
+def with_data(trial: Trial) -> Trial:
+    """The trial with the identity of the images that are here now. UserError where it was made for others."""
+    here = ids.data_of(trial.dataset)
+    if trial.data not in ("", here):
+        raise UserError(
+            f"dataset: {trial.dataset.name}: other images here ({here}) than the trial is meant for ({trial.data}); "
+            "they changed since the matrix began, or this machine has others: give the same command again"
+        )
+    return replace(trial, data=here or "")
 
 
 def preflight(trials: Iterable[Trial], place: str) -> None:

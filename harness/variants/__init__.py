@@ -15,6 +15,7 @@ and what it needs of
                                          last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
     CLASHES                              what it refuses: another variant's name, what another provides, or a key of
                                          the trial that must be off, like "train.r1_gamma" for a variant with an R1

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+EPOCH = 1
+
 
 class Scaled(nn.Module):
     """A linear layer (shape [out, in]) or a zero-padded k x k convolution ([out, in, k, k]) with

@@ -16,6 +16,8 @@ from harness.method import attention, heatmaps
 from harness.method.generator import Fakes
 from harness.method.hooks import GStep, Hooks, Memory, Term
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:

@@ -16,6 +16,8 @@ from harness.method.generator import Encoder, Heatmaps
 from harness.method.heatmaps import RELEASE, HeatmapOptions, Resize, resize, sample
 from harness.variants._scaled import Scaled
 
+EPOCH = 1
+
 
 @dataclass(frozen=True)
 class Options:
