@@ -91,6 +91,11 @@ def use(folders: Iterable[Folder]) -> None:
     _used = wanted
 
 
+def use_paths(paths: Iterable[Path], place: str = KEY) -> None:
+    """Have exactly the plugins in the folders `paths` beside our own, as they are now."""
+    use([read(path, place) for path in paths])
+
+
 def used_by(plugins: Iterable[tuple[str, str]]) -> dict[str, str]:
     """{file: text} of the files from outside behind `plugins` (package, name), with all that these import."""
     sources = {name: text for folder in _used for name, text in folder.files.items()}

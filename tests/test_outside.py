@@ -13,7 +13,8 @@ import torch
 from harness import outside, plugins
 from harness.errors import UserError
 from harness.experiment import files
-from harness.orchestration import finished
+from harness.orchestration import finished, matrix
+from harness.store import code
 
 EXAMPLE = Path(__file__).parent / "outside"
 VARIANT = """
@@ -23,6 +24,20 @@ from {where} import VALUE
 @dataclass(frozen=True)
 class Options:
     weight: float = 1.0
+"""
+METRIC = """
+from dataclasses import dataclass
+from harness.evaluation.evidence import Needs, record
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+def needs(options, setting):
+    return Needs(scores=True)
+
+def compute(evidence, options, setting):
+    return {{"m": record({value}, "lower", setting.protocol())}}
 """
 PART = "VALUE = {value}\n"
 YAML = """
@@ -250,6 +265,34 @@ def test_what_names_no_folder_is_one_line(tmp_path, more, sets, message):
     with pytest.raises(UserError, match=message) as error:
         files.load(path, sets)
     assert "\n" not in str(error.value)
+
+
+def test_an_experiment_runs_with_its_own_plugins_whatever_was_loaded_since(tmp_path):
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        folder(tmp_path / f"of_{name}", metrics__m=METRIC.format(value=value))
+        more = f"plugins: [of_{name}]\nbackbone: {{width: 0.0625, z_dim: 8}}\n"
+        experiment(tmp_path / f"{name}.yaml", more)
+    sets = ["eval={num_fakes: 16, batch_size: 16, metrics: [m]}", "train.total_kimg=0.008"]
+    first = files.load(tmp_path / "a.yaml", sets)
+    files.load(tmp_path / "b.yaml", sets)
+    matrix.run(first, tmp_path / "results", launcher="inline", tracking_uri="off")
+    (result,) = (tmp_path / "results" / "trials").glob("*/result.json")
+    assert json.loads(result.read_text())["metrics"]["m"]["value"] == 1
+
+
+def test_an_edited_file_is_other_code_in_the_same_process(tmp_path):
+    mine(tmp_path / "mine", 1)
+    path = experiment(tmp_path / "a.yaml", "plugins: [mine]\narms: {y: [y]}\n")
+
+    def seen():
+        (trial,) = files.load(path).tables[0].cells["synthetic", "y"]
+        return {name: source.sha256 for name, source in code.deciding(trial).training.items() if "variants" in name}
+
+    before = seen()
+    mine(tmp_path / "mine", 2)
+    after = seen()
+    assert before.keys() == after.keys() and "harness.variants._part" in after
+    assert {name for name in after if before[name] != after[name]} == {"harness.variants._part"}
 
 
 def test_a_finished_matrix_does_not_answer_for_an_edited_file(tmp_path):

@@ -54,7 +54,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     sets = [_override(text) for text in texts]
     path = _locate(Path(path))
     folders = tuple(plugin_folders(path, texts))
-    outside.use([outside.read(folder, f"{path}: plugins") for folder in folders])
+    outside.use_paths(folders, f"{path}: plugins")
     file, _ = _read(path, sets)
     tables: dict[str, Table] = {}
     for table in _tables(path, sets):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from harness import disk
+from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
 from harness.orchestration import changed, plan, recognise
@@ -67,6 +67,7 @@ def run(
     `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
     runs, Busy where another driver is at it.
     """
+    outside.use_paths(experiment.plugins, f"{experiment.path}: plugins")  # another may have been loaded since
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment

@@ -106,7 +106,7 @@ def test_a_shipped_experiment_takes_plugins_of_the_working_folder(nashboard, own
 def test_plan_knows_speeds(nashboard):
     said = nashboard("plan", "smoke")
     assert "6 unique trials" in said
-    assert "measured" in nashboard("plan", "rehearsal")
+    assert "trials measured: " in nashboard("plan", "rehearsal"), "by the speeds that are shipped"
 
 
 @pytest.mark.parametrize("how", [["--local"], []], ids=["local", "ray"])
