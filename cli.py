@@ -101,8 +101,10 @@ OTHER_CODE = "other_code"  # where options say what becomes of trials that other
         "--accept-code", dest=OTHER_CODE, action="store_const", const="accept", default="ask",
         help="take trials that other code trained or scored as they are",
     ),
+    option(
+        "--accept-old", action="store_true", help="take results of an older EPOCH, or of unknown images, as they are"
+    ),
     option("--rescore", action="store_true", help="score finished trials again, from their checkpoints"),
-    option("--accept-old", action="store_true", help="take results of an older EPOCH or unknown images as they are"),
     INCEPTION,
 )  # fmt: skip
 def matrix(args: argparse.Namespace) -> int:
@@ -122,19 +124,19 @@ def matrix(args: argparse.Namespace) -> int:
         from harness.orchestration import matrix, recognise
 
     _use_inception_weights(args)
-    experiment = files.load(args.experiment, args.set)
     made = matrix.run(
-        experiment, args.results, launcher="inline" if args.local else "ray", address=args.ray_address,
-        ship_code=args.code == "ship", tracking_uri=args.tracking_uri, retry_failed=args.retry_failed,
-        other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old, say=console.say,
-        display=console.Progress,
+        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray",
+        address=args.ray_address, ship_code=args.code == "ship", tracking_uri=args.tracking_uri,
+        retry_failed=args.retry_failed, other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old,
+        say=console.say, display=console.Progress,
     )  # fmt: skip
     said = _shown(made.report, made.written)
     if made.exit_code == 0 and made.told:
         trials = args.results.absolute() / "trials"
-        said["first"] = matrix.counted(experiment, len(made.trials), len(made.trials))
+        said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
         depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
-        finished.keep(trials.parent / experiment.name, key, said, depends, recognise.paths(experiment))
+        folder = trials.parent / made.experiment.name
+        finished.keep(folder, key, said, depends, recognise.paths(made.experiment))
     return made.exit_code
 
 

@@ -97,7 +97,7 @@ def test_attention_is_shown_as_it_is_aligned(tmp_path: Path, profile: str, monke
     attended = term.attended
     monkeypatch.setattr(term, "attended", lambda m: seen.setdefault(m.shape[-1], attended(m)))
     logits, feats = model.d(fakes.images.requires_grad_(True), labels, taps=term.taps)
-    term(logits, feats, fakes)
+    term.term(logits, feats, fakes)
     shown = pictures.gradcam(model, fakes.images, labels)
     assert sorted(shown) == sorted(seen) == [4, 8, 16]
     for level, aligned in seen.items():

@@ -1,6 +1,7 @@
 """What an experiment is.
 
 spec.py    an experiment, its tables and trials
+ids.py     a trial's id: what differs from the defaults, EPOCHs, images
 schema.py  strict, typed parsing
 loader.py  YAML read safely; the only yaml import
 files.py   experiment files: presets, settings, arms, includes

@@ -61,15 +61,16 @@ def run(
 ) -> Result:
     """Preflight, run what is unfinished, and write the report.
 
-    `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which is shipped our code), or
-    `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a SQLite file in `results`;
-    "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as in `changed.settle`.
-    `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
-    runs, Busy where another driver is at it.
+    `experiment` as the file says it: which folder of `results` holds which trial is found here (`accept_old` as in
+    `recognise.recognise`). `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which
+    is shipped our code), or `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a
+    SQLite file in `results`; "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as
+    in `changed.settle`. `say` hears a line now and then. Raises UserError for bad input before anything runs, Busy
+    where another driver is at it.
     """
     results = results.absolute()
-    known_as = recognise.recognise(experiment, results, accept_old)
-    experiment = known_as.experiment
+    found = recognise.recognise(experiment, results, accept_old)
+    experiment = found.experiment
     todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
     again = changed.settle(todo, results, experiment.name, other_code, rescore, say)
 
@@ -81,9 +82,9 @@ def run(
     trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
-    recognise.settle(results, known_as)
+    recognise.settle(results, found)
     say(counted(experiment, len(todo), len(known)))
-    for line in known_as.notes:
+    for line in found.notes:
         say(line)
     sink = None
     if tracking_uri != "off":
@@ -101,10 +102,10 @@ def run(
         finally:
             if sink and sink.behind:
                 say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    found = reading.collect(experiment, results)
-    written = write(found, results)
+    report = reading.collect(experiment, results)
+    written = write(report, results)
     books = tuple((results / experiment.name).glob("tracking-*.json"))
-    return Result(experiment, todo, ends, found, tuple(written), sink is None or sink.settled, books)
+    return Result(experiment, todo, ends, report, tuple(written), sink is None or sink.settled, books)
 
 
 def write(found: Report, results: Path) -> Sequence[Path]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import Discriminator, Draws, Generator, Modulate, Site, Synthesis, identity
+from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,19 @@ class PlainDiscriminator(Discriminator):
         self.last = nn.Linear(width * 16, 1)
         self.classes = nn.Embedding(num_classes, width * 16) if num_classes else None
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         x, seen = images, dict[str, Tensor]()
         for name, conv in zip(self.taps, self.convs, strict=True):
             x = F.leaky_relu(conv(x), 0.2)
             seen[name] = x
-        flat = x.flatten(1)
-        logits = self.last(flat).squeeze(1)
+        return x.flatten(1), {name: seen[name] for name in taps}
+
+    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
+        logits = self.last(h).squeeze(1)
         if self.classes is not None:
-            logits = logits + (self.classes(labels) * flat).sum(1)
-        return logits.float(), {name: seen[name] for name in taps}
+            logits = logits + (self.classes(labels) * h).sum(1)
+        return logits.float()
+
+    def last_layer(self, labels: Tensor | None = None) -> Last:
+        weight = self.last.weight if self.classes is None else self.last.weight + self.classes(labels)
+        return Last(weight, self.last.bias)
