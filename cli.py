@@ -101,10 +101,8 @@ OTHER_CODE = "other_code"  # where options say what becomes of trials that other
         "--accept-code", dest=OTHER_CODE, action="store_const", const="accept", default="ask",
         help="take trials that other code trained or scored as they are",
     ),
-    option(
-        "--accept-old", action="store_true", help="take results of an older EPOCH, or of unknown images, as they are"
-    ),
     option("--rescore", action="store_true", help="score finished trials again, from their checkpoints"),
+    option("--accept-old", action="store_true", help="take results of an older EPOCH or unknown images as they are"),
     INCEPTION,
 )  # fmt: skip
 def matrix(args: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """A matrix run from Python: what the command line does, as a function with a result."""
 
+import json
 import textwrap
+from functools import partial
 
 import pytest
 
@@ -8,6 +10,7 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.orchestration import changed, matrix
 from harness.report.collect import collect
+from harness.trial import run as trial
 from tests.e2e.test_cli import TINY
 
 
@@ -36,6 +39,26 @@ def test_bad_input_is_said_before_anything_runs(experiment, tmp_path):
     with pytest.raises(UserError, match="file"):
         matrix.run(experiment, tmp_path / "file", launcher="inline", tracking_uri="off")
     assert not (tmp_path / "results").exists()
+
+
+def test_what_can_not_be_trained_again_is_not_put_away(experiment, tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    run = partial(matrix.run, experiment, results, launcher="inline", tracking_uri="off", other_code="retrain")
+    (entry,) = run().trials
+    record = json.loads((results / "trials" / entry.id / "result.json").read_text())
+    record["code"]["training"]["harness.method.losses"] = "0" * 64
+    (results / "trials" / entry.id / "result.json").write_text(json.dumps(record))
+
+    def refuse(*_):
+        raise UserError("no data")
+
+    with monkeypatch.context() as m:
+        m.setattr(trial, "preflight", refuse)
+        with pytest.raises(UserError, match="no data"):
+            run()
+    assert not (results / "superseded").exists()
+    assert run().exit_code == 0
+    assert len(list((results / "superseded").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -91,13 +91,13 @@ def test_noise_has_no_centres_to_move(tmp_path: Path) -> None:
 def test_attention_is_shown_as_it_is_aligned(tmp_path: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     t = tiny.trial("sn_dcgan", "align", profile=profile, variants={"align": {"compare_at": "feature"}})
     model = trained.load(saved(tmp_path, t))
-    term = align.Alignment(t.variant("align"), 32)
+    own = align.Alignment(t.variant("align"), 32)
     fakes, labels = pictures.generate(model, 4)
     seen: dict[int, Tensor] = {}
-    attended = term.attended
-    monkeypatch.setattr(term, "attended", lambda m: seen.setdefault(m.shape[-1], attended(m)))
-    logits, feats = model.d(fakes.images.requires_grad_(True), labels, taps=term.taps)
-    term.term(logits, feats, fakes)
+    attended = own.attended
+    monkeypatch.setattr(own, "attended", lambda m: seen.setdefault(m.shape[-1], attended(m)))
+    logits, feats = model.d(fakes.images.requires_grad_(True), labels, taps=own.taps)
+    own.term(logits, feats, fakes)
     shown = pictures.gradcam(model, fakes.images, labels)
     assert sorted(shown) == sorted(seen) == [4, 8, 16]
     for level, aligned in seen.items():

@@ -1,7 +1,7 @@
 """Many trials: which there are to run, where, when, and what becomes of each.
 
 matrix.py     one experiment from start to report
-recognise.py  which folder of results holds which trial
+recognise.py  which folder of results holds which trial: by its images and by what it records
 changed.py    trials that other code made: refused, accepted, trained or scored again
 launch.py     trials onto processes: this one, a Ray of our own, a cluster
 schedule.py   which trial starts when, and what becomes of one that ends badly; pure

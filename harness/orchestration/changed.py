@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
@@ -15,10 +15,21 @@ Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
 
 
-def settle(
-    entries: Sequence[Entry], results: Path, experiment: str, choice: Choice, rescore: bool, say: Callable[[str], None]
-) -> frozenset[str]:
-    """Deal with trials of other code as `choice` says; returns the ids of those to be scored again.
+class Judged(NamedTuple):
+    """What becomes of trials, by id: put away and trained again, accepted (with the modules), scored again."""
+
+    away: frozenset[str]
+    taken: Mapping[str, tuple[str, ...]]
+    again: frozenset[str]
+    notes: tuple[str, ...]
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        return self.away | self.again
+
+
+def judge(entries: Sequence[Entry], results: Path, experiment: str, choice: Choice, rescore: bool) -> Judged:
+    """What `choice` says about trials of other code; nothing is done yet.
 
     Trials (finished, or with a checkpoint) that other code trains: `ask` refuses them in one line, `accept` notes in
     their folders that the code here is as good, `retrain` (what was accepted before, too) puts their folders away under
@@ -43,29 +54,38 @@ def settle(
         )
     away = trained if choice == "retrain" else {}
     taken = {id: (*o.training, *o.scoring) for id, o in others.items() if any(o)} if choice == "accept" else {}
-    if away or taken:
-        with lock.hold(results / experiment):
-            for id in away:
-                supersede(results, id)
-            for id, modules in taken.items():
-                code.accept(home / id, code.deciding(by_id[id].trial), modules)
-                for name in (code.COPIES, code.RECORD):
-                    remote.publish(home / id / name, f"trials/{id}/{name}")
-    if away:
-        say(f"trained again, what was there is in {results / 'superseded'}: {names(away)}")
-    if taken:
-        say(f"taken for made by the code that is here ({_files(taken.values())}): {names(taken)}")
     scored = {id: o.scoring for id, o in others.items() if o.scoring}
     if rescore:
         scored = {id: others[id].scoring for id, result in ended.items() if result.get("status") == "done"}
     scored = {id: modules for id, modules in scored.items() if id not in away and (rescore or id not in taken)}
     again = {id: modules for id, modules in scored.items() if _is_whole(home / id, ended[id])}
+    gone = sorted(scored.keys() - again.keys())
+    notes = []
+    if away:
+        notes.append(f"trained again, what was there is in {results / 'superseded'}: {names(away)}")
+    if taken:
+        notes.append(f"taken for made by the code that is here ({_files(taken.values())}): {names(taken)}")
     if again:
         why = f" ({_files(again.values())})" if any(again.values()) else ""
-        say(f"scored again by the code that is here{why}, and not trained: {names(again)}")
-    if gone := scored.keys() - again.keys():
-        say(f"not scored again, since their last checkpoint is gone: {names(sorted(gone))}")
-    return frozenset(again)
+        notes.append(f"scored again by the code that is here{why}, and not trained: {names(again)}")
+    if gone:
+        notes.append(f"not scored again, since their last checkpoint is gone: {names(gone)}")
+    return Judged(frozenset(away), taken, frozenset(again), tuple(notes))
+
+
+def settle(entries: Sequence[Entry], results: Path, experiment: str, judged: Judged) -> None:
+    """Put away, and note as accepted, what was judged so. Busy where a driver works on the experiment."""
+    if not (judged.away or judged.taken):
+        return
+    with lock.hold(results / experiment):
+        for id in judged.away:
+            supersede(results, id)
+        for e in entries:
+            if e.id in judged.taken:
+                folder = results / "trials" / e.id
+                code.accept(folder, code.deciding(e.trial), judged.taken[e.id])
+                for name in (code.COPIES, code.RECORD):
+                    remote.publish(folder / name, f"trials/{e.id}/{name}")
 
 
 def supersede(results: Path, id: str) -> None:

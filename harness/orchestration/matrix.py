@@ -61,30 +61,30 @@ def run(
 ) -> Result:
     """Preflight, run what is unfinished, and write the report.
 
-    `experiment` as the file says it: which folder of `results` holds which trial is found here (`accept_old` as in
-    `recognise.recognise`). `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which
-    is shipped our code), or `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a
-    SQLite file in `results`; "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as
-    in `changed.settle`. `say` hears a line now and then. Raises UserError for bad input before anything runs, Busy
-    where another driver is at it.
+    `launcher`: trials on Ray (a Ray of our own, or the cluster at `address`, host:port, which is shipped our code), or
+    `inline`, one after another in this process. `tracking_uri`: an MLflow server; None: a SQLite file in `results`;
+    "off": none. `retry_failed`: try again what failed before. `other_code` and `rescore` as in `changed.judge`.
+    `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
+    runs, Busy where another driver is at it.
     """
     results = results.absolute()
-    found = recognise.recognise(experiment, results, accept_old)
-    experiment = found.experiment
+    known_as = recognise.recognise(experiment, results, accept_old)
+    experiment = known_as.experiment
     todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
-    again = changed.settle(todo, results, experiment.name, other_code, rescore, say)
+    judged = changed.judge(todo, results, experiment.name, other_code, rescore)
 
     def ended(entry: Entry) -> str | None:
         result = trial.finished(results / "trials" / entry.id, entry.trial)
-        return str(result["status"]) if result and entry.id not in again else None
+        return str(result["status"]) if result and entry.id not in judged.unfinished else None
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
     trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
-    recognise.settle(results, found)
+    recognise.settle(results, known_as)
+    changed.settle(todo, results, experiment.name, judged)
     say(counted(experiment, len(todo), len(known)))
-    for line in found.notes:
+    for line in (*known_as.notes, *judged.notes):
         say(line)
     sink = None
     if tracking_uri != "off":

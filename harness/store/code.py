@@ -7,7 +7,6 @@ out: specs, look-up of plugins, checkpoints, journal, errors, pictures.
 
 import ast
 import hashlib
-import importlib
 import importlib.util
 import io
 import json
@@ -20,7 +19,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import disk, plugins
+from harness import disk, outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError
 from harness.experiment.spec import Trial
@@ -58,13 +57,12 @@ def deciding(trial: Trial) -> Code:
     training = [f"backbones.{trial.backbone.name}", f"harness.datasets.{trial.dataset.name}"]
     training += [f"harness.variants.{v.name}" for v in trial.variants]
     metrics = tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics)
-    shelves = tuple(str(place) for shelf in SHELVES for place in importlib.import_module(shelf).__path__)
-    return _deciding(tuple(training), metrics, shelves)
+    return _deciding(tuple(training), metrics, _outside())
 
 
 @lru_cache(maxsize=256)
-def _deciding(training: tuple[str, ...], scoring: tuple[str, ...], shelves: tuple[str, ...]) -> Code:
-    """`shelves`: the folders in which plugins are looked for now."""
+def _deciding(training: tuple[str, ...], scoring: tuple[str, ...], more: tuple[tuple[str, str], ...]) -> Code:
+    """`more`: what else is on the shelves now."""
     trains = _reached((*TRAIN_ROOTS, *training), TRAINING)
     scores = _reached((*SCORE_ROOTS, *scoring), TRAINING + SCORING)
     return Code(trains, {name: source for name, source in scores.items() if name not in trains})
@@ -135,13 +133,24 @@ def _spec(name: str) -> ModuleSpec | None:
 
 def _source(name: str) -> Source | None:
     spec = _spec(name)
-    return _read_once(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    text = dict(_outside()).get(spec.origin)  # folders from outside can be read anew, and their modules are then
+    return _read_once(spec.origin) if text is None else _of(Path(spec.origin), text.encode())
+
+
+def _outside() -> tuple[tuple[str, str], ...]:
+    """(path, text) of each file of the plugins from outside that are in use."""
+    return tuple((str(Path(f["path"], name)), text) for f in outside.packed() for name, text in f["files"].items())
 
 
 @cache
 def _read_once(path: str) -> Source:
-    data = Path(path).read_bytes()
-    return Source(Path(path), data, hashlib.sha256(data).hexdigest())
+    return _of(Path(path), Path(path).read_bytes())
+
+
+def _of(path: Path, data: bytes) -> Source:
+    return Source(path, data, hashlib.sha256(data).hexdigest())
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from backbones import Discriminator
 from harness import plugins
 from harness.experiment.schema import parse
 from harness.rng import Streams, stream
@@ -135,6 +136,8 @@ def test_an_impossible_resolution_is_refused(made):
 
 def test_the_last_layer_is_linear_in_what_comes_into_it(made):
     _, d, classes, *_ = made
+    if type(d).last_layer is Discriminator.last_layer:
+        pytest.skip("its D is written as a whole: no variant can act in its last layer")
     d.eval()
     x, labels = torch.rand(4, 3, 32, 32), torch.arange(4) if classes else None
     h, feats = d.penultimate(x, taps=d.taps[:1])

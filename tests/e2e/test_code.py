@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from harness import outside
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """
@@ -79,6 +80,36 @@ def clone(tmp_path):
     return Clone(tmp_path)
 
 
+OWN = TINY.replace("arms: {baseline: {}, align: {sel: {}, align: {}}}", "plugins: [mine]\n    arms: {gray: {gray: {}}}")
+
+
+def test_a_variant_of_ones_own_edited_does_not_answer_with_the_old_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "own.yaml").write_text(textwrap.dedent(OWN))
+    text = (ROOT / "tests" / "outside" / "variants" / "smooth.py").read_text().replace('"smooth"', '"gray"')
+    gray = tmp_path / "mine" / "variants" / "gray.py"
+    gray.parent.mkdir(parents=True)
+    gray.write_text(text)
+    words = ["matrix", "own.yaml", "--local", "--tracking-uri", "off"]
+    try:
+        assert cli.main(words) == 0
+        gray.write_text(text.replace("    def g_term", "    # what it adds\n    def g_term"))
+        capsys.readouterr()
+        assert cli.main(words) == 0, "a comment is no code"
+        assert "1 finished before" in capsys.readouterr().out
+        gray.write_text(text.replace("self.weight * variation", "10_000 * self.weight * variation"))
+        before = [p.read_bytes() for p in tmp_path.glob("results/trials/*/result.json")]
+        assert cli.main(words) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert all(word in said for word in ("gray/s0", str(gray), "--retrain", "--accept-code"))
+        assert before == [p.read_bytes() for p in tmp_path.glob("results/trials/*/result.json")]
+    finally:
+        outside.use([])
+
+
+@pytest.mark.slow
 def test_an_edited_loss_does_not_answer_with_the_old_table(clone, monkeypatch):
     monkeypatch.chdir(clone.home)
     monkeypatch.setenv("NASHBOARD_CACHE", str(clone.home / "cache"))

@@ -100,5 +100,5 @@ class PlainDiscriminator(Discriminator):
         return logits.float()
 
     def last_layer(self, labels: Tensor | None = None) -> Last:
-        weight = self.last.weight if self.classes is None else self.last.weight + self.classes(labels)
-        return Last(weight, self.last.bias)
+        weight = self.last.weight
+        return Last(weight if self.classes is None else weight + self.classes(labels), self.last.bias)
