@@ -216,3 +216,9 @@ def test_large_grids_are_cropped_and_shrunk(tmp_path):
     source = grounds.embed(tmp_path / "big.png", cells=True)
     assert source is not None
     assert len(source) < 5000
+
+
+def test_curves_that_all_ended_before_the_first_step_are_drawn():
+    at = np.zeros(1)
+    drawn = charts.curves([charts.Band("Baseline", "#123456", at, at, at, at)], "DI during training")
+    assert drawn.startswith("<svg") and "nan" not in drawn

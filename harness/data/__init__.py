@@ -4,7 +4,6 @@ imageset.py       what a data set is
 identity.py       which data it is, by content
 decode.py         one image file to pixels
 image_files.py    the images of a ZIP or folder
-identity.py       what a data set's files hold, in a line: by content, read once
 archive.py        writing a ZIP that a killed run can continue
 pixel_cache.py    decoded once for all trials
 cifar_batches.py  CIFAR's pickles, nothing executed

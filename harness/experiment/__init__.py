@@ -5,6 +5,5 @@ ids.py     a trial's id: what differs from the defaults, EPOCHs, images
 schema.py  strict, typed parsing
 loader.py  YAML read safely; the only yaml import
 files.py   experiment files: presets, settings, arms, includes
-ids.py     what makes two trials the same one: options off their defaults, EPOCHs, images
 matrix.py  experiment to unique trials
 """

@@ -85,7 +85,7 @@ def band(label: str, colour: str, runs: Sequence[Points], *, dashed: bool = Fals
 def curves(bands: Sequence[Band], title: str, *, limits: tuple[float, float] | None = None) -> str:
     """Bands over images seen. `limits`: the y range, so that several charts can share it."""
     low, high = limits or extent(bands)
-    frame = _Frame((0, max(float(b.x[-1]) for b in bands)), (low, high), title)
+    frame = _Frame((0, max(float(b.x[-1]) for b in bands) or 1.0), (low, high), title)  # all may have ended at 0
     parts = [frame.axes(x_text=images)]
     for b in sorted(bands, key=lambda b: not b.faint):
         xs = [frame.x(v) for v in b.x]
