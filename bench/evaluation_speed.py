@@ -111,22 +111,22 @@ def whole_pass(count: int, device: str, weights: Path, batch: int) -> Numbers:
     from backbones import sn_dcgan
     from harness.datasets import synthetic
     from harness.evaluation import evaluate
-    from harness.experiment import spec as config
+    from harness.experiment.spec import Eval, Plugin
     from harness.method.generator import SpatialGenerator
     from harness.metrics import disequilibrium, fid
 
     torch.manual_seed(0)
     g, d = sn_dcgan.build(sn_dcgan.Options(width=0.25), 32, 0)
     asked = (
-        config.Plugin("fid", fid.Options(weights="any")),
-        config.Plugin("disequilibrium", disequilibrium.Options(n=min(64, count))),
+        Plugin("fid", fid.Options(weights="any")),
+        Plugin("disequilibrium", disequilibrium.Options(n=min(64, count))),
     )
     data = synthetic.load(synthetic.Options(num_images=64))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
         records = evaluate.evaluate(
             SpatialGenerator(g.to(device)), d.to(device), data, None,
-            config.Eval(asked, num_fakes=count, batch_size=batch), seed=0, conditional=False, device=device,
+            Eval(asked, num_fakes=count, batch_size=batch), seed=0, conditional=False, device=device,
             cache=Path(cache), weights_used="raw",
         )  # fmt: skip
     return {"di": records["di"]["value"], "seconds": time.perf_counter() - start}

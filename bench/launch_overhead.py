@@ -22,8 +22,9 @@ import psutil
 
 from harness.experiment import files
 from harness.experiment.matrix import Cell, Entry, entries
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import parse, plain
-from harness.experiment.spec import Eval, Plugin, Run, Train, Trial, to_plain
+from harness.experiment.spec import Eval, Plugin, Run, Train, Trial
 from harness.orchestration.attempt import Control
 from harness.orchestration.launch import launch
 

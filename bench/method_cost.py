@@ -22,7 +22,7 @@ import torch
 
 from harness.data.imageset import ImageSet
 from harness.experiment import files
-from harness.experiment import spec as config
+from harness.experiment.parse import merge, parse_trial
 from harness.training.arm import build, load_data
 from harness.training.state import State, new_state
 from harness.training.train import train
@@ -39,7 +39,7 @@ class Arm:
     """One arm in training; `steps(n)` goes on for n steps and returns the seconds they took."""
 
     def __init__(self, setting: str, variants: dict[str, Any], profile: str, device: torch.device) -> None:
-        self.trial = config.parse_trial(plain(setting, variants, profile), f"bench: {setting}")
+        self.trial = parse_trial(plain(setting, variants, profile), f"bench: {setting}")
         self.data = load(setting)
         g, d, self.hooks = build(self.trial, self.data, device)
         self.state: State = new_state(g, d, self.trial.train)
@@ -75,7 +75,7 @@ def plain(setting: str, variants: dict[str, Any], profile: str) -> dict[str, Any
         "train": {"total_kimg": 1e6},
         "eval": {"metrics": {"disequilibrium": {}}},
     }
-    return config.merge(files.preset(preset, "bench"), changes, "bench")
+    return merge(files.preset(preset, "bench"), changes, "bench")
 
 
 _loaded: dict[str, ImageSet] = {}
@@ -84,7 +84,7 @@ _loaded: dict[str, ImageSet] = {}
 def load(setting: str) -> ImageSet:
     """The images of a setting, drawn once."""
     if setting not in _loaded:
-        _loaded[setting] = load_data(config.parse_trial(plain(setting, {}, "paper"), "bench"))[0]
+        _loaded[setting] = load_data(parse_trial(plain(setting, {}, "paper"), "bench"))[0]
     return _loaded[setting]
 
 

@@ -36,7 +36,8 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
 
     from harness import plugins
     from harness.experiment import files
-    from harness.experiment import spec as config
+    from harness.experiment.parse import parse_trial
+    from harness.experiment.spec import Resources, Run
     from harness.training.arm import build, load_data
     from harness.training.state import State, new_state
     from harness.training.train import train
@@ -55,8 +56,8 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     settings["batch_size"] = settings["batch_gpu"] = job["batch"] or settings["batch_size"]
     settings["total_kimg"] = settings["batch_size"] * (job["steps"] + 1) / 1000
     settings["precision"], settings["tf32"] = job["precision"].replace("tf32", "fp32"), job["precision"] == "tf32"
-    t = config.parse_trial(raw, "bench")
-    run = config.Run(config.Resources(cpus=job["threads"]), device=job["device"])
+    t = parse_trial(raw, "bench")
+    run = Run(Resources(cpus=job["threads"]), device=job["device"])
     device = trial.prepare_device(run, t)
     data, _ = load_data(t)
     g, d, hooks = build(t, data, device)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from harness.experiment import files
-from harness.experiment import spec as config
 from harness.experiment.matrix import entries
+from harness.experiment.parse import to_plain
 from harness.experiment.spec import Resources, Run, Trial
 from harness.orchestration import plan
 from harness.plugins import find
@@ -74,7 +74,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
     for t in distinct(args.experiments):
         trial.prepare_device(Run(Resources(cpus=args.threads), device="cuda" if device.type == "cuda" else "cpu"), t)
-        longer = files.override(config.to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
+        longer = files.override(to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
         rate = measure(longer, args.steps, args.clock, device)
         row = {"shape": plan.shape(t), "device": name, "images_per_s": round(rate, 2), **about}
         rows = [r for r in rows if (r["shape"], r["device"]) != (row["shape"], name)] + [row]

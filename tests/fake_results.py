@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.experiment.spec import Adam, Eval, Experiment, Plugin, Run, Table, Train, Trial
 
 MADE_UP = {"note": "made up by tests/fake_results.py"}
@@ -64,7 +64,7 @@ def finish(results, t, metrics, *, status="done", series=None, samples=(), reaso
     metrics = {k: v if isinstance(v, dict) else score(v) for k, v in metrics.items()}
     record = {
         "schema": 1, "id": t.id, "status": status, "reason": reason, "nimg": int(t.train.total_kimg * 1000),
-        "config": config.to_plain(t),
+        "config": to_plain(t),
         "env": {"commit": commit, "device": "cpu", "python": "3.11", "versions": {"torch": "2.15.0"}, **MADE_UP},
         "dataset": {"fingerprint": "feedc0de", "name": t.dataset.name}, "metrics": metrics,
         "cost": {"params_g": 3_300_000, "params_d": 4_600_000, "train_s": 300.0, "images_per_s": 1300.0,

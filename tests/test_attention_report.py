@@ -10,8 +10,8 @@ from PIL import Image
 
 import cli
 from harness.experiment import files
-from harness.experiment import spec as config
 from harness.experiment.matrix import entries
+from harness.experiment.parse import to_plain
 from harness.study import figures as attention_figures
 from harness.study import report as attention_report
 from harness.trial import run as trial
@@ -45,9 +45,7 @@ def finished(tmp_path_factory):
     for e in entries(files.load(folder / "tiny.yaml")):
         if e.serves[0].arm != "sel":
             options = {"checkpoint_s": 0, "device": "cpu"}
-            assert (
-                trial.run(config.to_plain(e.trial), folder / "results" / "trials" / e.id, options, Control()) == "done"
-            )
+            assert trial.run(to_plain(e.trial), folder / "results" / "trials" / e.id, options, Control()) == "done"
     torch.set_num_threads(threads)
     return folder / "tiny.yaml", folder / "results"
 

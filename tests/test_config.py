@@ -5,8 +5,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.experiment import files, loader
-from harness.experiment import spec as config
 from harness.experiment.matrix import entries
+from harness.experiment.parse import parse_trial, to_plain
 
 BASE = """
     name: t
@@ -58,10 +58,10 @@ def test_the_file_lies_on_its_preset(load):
 def test_a_resolved_trial_reads_back_equal(load):
     for arm in ("baseline", "align"):
         trial = one(load(), arm)
-        again = config.parse_trial(config.to_plain(trial), "trial")
+        again = parse_trial(to_plain(trial), "trial")
         assert again == trial
         assert again.id == trial.id
-    assert config.parse_trial(__import__("yaml").safe_load(loader.dump_yaml(config.to_plain(trial))), "t") == trial
+    assert parse_trial(__import__("yaml").safe_load(loader.dump_yaml(to_plain(trial))), "t") == trial
 
 
 def test_the_id_hangs_on_what_decides_the_weights(load):

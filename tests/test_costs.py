@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.experiment import spec as config
+from harness.experiment.parse import merge, parse_trial, to_plain
 from harness.experiment.spec import Trial
 from harness.training.arm import build, load_data
 from harness.trial import run as trial
@@ -22,8 +22,8 @@ def costs(t: Trial) -> dict[str, int]:
 
 def test_the_paper_sized_sn_dcgan() -> None:
     """A k x k convolution of c to o channels costs k^2 c o per pixel it writes, or reads if transposed."""
-    full = config.merge(config.to_plain(tiny.trial()), {"backbone": {"width": 1.0, "z_dim": 128}}, "test")
-    found = costs(config.parse_trial(full, "test"))
+    full = merge(to_plain(tiny.trial()), {"backbone": {"width": 1.0, "z_dim": 128}}, "test")
+    found = costs(parse_trial(full, "test"))
     g = 128 * 8192 + 16 * (16 * 512 * 256 + 64 * 256 * 128 + 256 * 128 * 64) + 9 * 1024 * 64 * 3
     d = 9 * 1024 * 3 * 64 + 3 * 16 * 256 * 64 * 128 + 3 * 9 * 256 * 128 * 128 + 512 * 16
     assert (found["macs_g"], found["macs_d"]) == (g, d)

@@ -19,20 +19,20 @@ from harness.evaluation import features as _features
 from harness.evaluation import reals as _reference
 from harness.evaluation.evidence import Sample
 from harness.evaluation.frechet import Moments, distance
-from harness.experiment import spec as config
 from harness.experiment.schema import parse
+from harness.experiment.spec import Eval, Plugin
 from harness.method.generator import SpatialGenerator
 
 SIZE = 32  # of the extractor's input: fast
 
 
 def metric(name, **options):
-    return config.Plugin(name, parse(plugins.find("harness.metrics", name).Options, options, name))
+    return Plugin(name, parse(plugins.find("harness.metrics", name).Options, options, name))
 
 
 def spec(*metrics, **fields):
     default = (metric("fd_efficientnet_lite0", size=SIZE), metric("disequilibrium", n=16, repeats=20))
-    return config.Eval(metrics or default, **{"num_fakes": 40, "batch_size": 16, **fields})
+    return Eval(metrics or default, **{"num_fakes": 40, "batch_size": 16, **fields})
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
 from harness.orchestration.attempt import Control
@@ -21,7 +22,7 @@ EDITS = {"edit", "heatmaps"}
 
 def run(tmp_path, *args, **over):
     t = tiny.trial(*args, **over)
-    assert trial.run(trial.config.to_plain(t), tmp_path, plain(Run(device="cpu")), Control()) == "done"
+    assert trial.run(to_plain(t), tmp_path, plain(Run(device="cpu")), Control()) == "done"
     return json.loads((tmp_path / "result.json").read_text())
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from backbones import _layers, sn_dcgan, stylegan2
-from harness.experiment import files, ids
-from harness.experiment import spec as config
+from harness.experiment import files, ids, spec
 from harness.experiment.matrix import entries
+from harness.experiment.parse import merge, scored_as, scoring_to_plain
 from harness.metrics import disequilibrium
 from harness.orchestration import plan
 from harness.orchestration.fit import kind
@@ -53,17 +53,17 @@ def test_a_new_option_with_a_default_changes_no_id_of_any_shipped_experiment(mon
     base, arm = tiny.trial(), tiny.trial("sn_dcgan", "sel")
     scored = {"scoring": ids.of_scoring(arm.eval)}
     for place, name in (
-        (config, "Train"), (config, "Adam"), (config, "Eval"), (sel, "Options"), (sn_dcgan, "Options"),
+        (spec, "Train"), (spec, "Adam"), (spec, "Eval"), (sel, "Options"), (sn_dcgan, "Options"),
         (stylegan2, "Options"), (disequilibrium, "Options"),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, with_novel(getattr(place, name)))
     assert every_id() == before and len(before) > 10
     after = tiny.trial("sn_dcgan", "sel")
     assert all(o.novel == 0.5 for o in (after.variant("sel"), after.train, after.backbone.options))
-    assert after.id == arm.id and tiny.trial().id == base.id and config.scored_as(scored, after.eval)
+    assert after.id == arm.id and tiny.trial().id == base.id and scored_as(scored, after.eval)
     changes = ({"train": {"novel": 1.0}}, {"variants": {"sel": {"novel": 1.0}}}, {"backbone": {"novel": 1.0}})
     assert len({tiny.trial("sn_dcgan", "sel", **change).id for change in changes} | {arm.id}) == 4
-    assert not config.scored_as(scored, tiny.trial(eval={"metrics": {"disequilibrium": {"novel": 1.0}}}).eval)
+    assert not scored_as(scored, tiny.trial(eval={"metrics": {"disequilibrium": {"novel": 1.0}}}).eval)
 
 
 def test_an_epoch_touches_what_uses_its_file(monkeypatch):
@@ -88,22 +88,22 @@ def test_an_epoch_touches_what_uses_its_file(monkeypatch):
     scoring = tiny.trial().eval
     before = {"scoring": ids.of_scoring(scoring)}
     monkeypatch.setattr(disequilibrium, "EPOCH", 2)
-    assert not touched() and not config.scored_as(before, scoring)
+    assert not touched() and not scored_as(before, scoring)
 
 
 def test_results_of_before_are_scored_as_their_config_says():
     scoring = tiny.trial().eval
-    old = {"config": {"eval": config.scoring_to_plain(scoring)}}
-    assert config.scored_as(old, scoring)
+    old = {"config": {"eval": scoring_to_plain(scoring)}}
+    assert scored_as(old, scoring)
     del old["config"]["eval"]["weights"]  # from before that option existed
-    assert config.scored_as(old, scoring) and not config.scored_as(old, replace(scoring, num_fakes=65))
+    assert scored_as(old, scoring) and not scored_as(old, replace(scoring, num_fakes=65))
     old["config"]["eval"]["metrics"] = {"gone": {}}
-    assert not config.scored_as(old, scoring) and not config.scored_as({}, scoring)
+    assert not scored_as(old, scoring) and not scored_as({}, scoring)
 
 
 def test_a_profile_is_the_options_it_stands_for():
     arm = tiny.trial("sn_dcgan", "sel", variants={"sel": {"profile": "release"}})
-    spelt = config.merge(sel.PROFILES["release"], {"profile": "paper"}, "test")
+    spelt = merge(sel.PROFILES["release"], {"profile": "paper"}, "test")
     assert tiny.trial("sn_dcgan", "sel", variants={"sel": spelt}).id == arm.id != tiny.trial("sn_dcgan", "sel").id
 
 

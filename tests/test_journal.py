@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
 from harness.orchestration.attempt import Control
@@ -100,7 +100,7 @@ class Gremlin(Control):
 def test_a_result_counts_the_lines_that_a_disk_spoilt(tmp_path):
     t, options = tiny.trial(train={"tick_kimg": 0.008}), plain(Run(device="cpu", checkpoint_s=0))
     gremlin = Gremlin(tmp_path / "events.jsonl")
-    assert trial.run(config.to_plain(t), tmp_path, options, gremlin) == "done" and gremlin.done
+    assert trial.run(to_plain(t), tmp_path, options, gremlin) == "done" and gremlin.done
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["spoilt_lines"] == 1
     assert result["series"]["loss/g"][-1][0] == result["nimg"] and "final/di" in result["series"]

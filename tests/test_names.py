@@ -14,8 +14,8 @@ from backbones import sn_dcgan
 from harness import plugins
 from harness.datasets import synthetic
 from harness.evaluation import evaluate
-from harness.experiment import spec as config
 from harness.experiment.schema import parse
+from harness.experiment.spec import Eval, Plugin
 from harness.method.generator import SpatialGenerator
 from harness.report import names, page, tables
 from harness.report.collect import collect
@@ -124,11 +124,11 @@ def outside(tmp_path, monkeypatch):
 
 def scored(*metrics):
     """The records of a pass over networks that were never trained."""
-    chosen = [config.Plugin(m, parse(plugins.find("harness.metrics", m).Options, {}, m)) for m in metrics]
+    chosen = [Plugin(m, parse(plugins.find("harness.metrics", m).Options, {}, m)) for m in metrics]
     torch.manual_seed(0)
     g, d = sn_dcgan.build(sn_dcgan.Options(width=0.0625, z_dim=8), 32, 0)
     data = synthetic.load(synthetic.Options(num_images=64))
-    spec = config.Eval(tuple(chosen), num_fakes=64, batch_size=16)
+    spec = Eval(tuple(chosen), num_fakes=64, batch_size=16)
     return functools.partial(
         evaluate.evaluate, SpatialGenerator(g), d, data, None, spec, conditional=False, device="cpu",
         weights_used="raw",

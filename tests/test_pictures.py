@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 import cli
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import parse
+from harness.experiment.spec import Trial
 from harness.method import heatmaps
 from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
 from harness.pictures import of_model as pictures
@@ -25,13 +26,13 @@ ALWAYS = {"samples", "attention_real", "attention_generated"}
 SPATIAL = {"move_level_0", "move_finer", "exchange"}
 
 
-def saved(folder: Path, t: config.Trial) -> Path:
+def saved(folder: Path, t: Trial) -> Path:
     """The folder of a trial whose encoder is away from its zero start."""
     g, d, _ = build(t, load_data(t)[0], torch.device("cpu"))
     torch.manual_seed(0)
     for p in g.encoder.parameters() if g.encoder else ():
         p.data.add_(0.3 * torch.randn_like(p))
-    meta = {"nimg": 8, "journal_offset": 0, "config": config.to_plain(t)}
+    meta = {"nimg": 8, "journal_offset": 0, "config": to_plain(t)}
     checkpoint.save(folder / "checkpoints", new_state(g, d, t.train).tensors(), meta)
     return folder
 

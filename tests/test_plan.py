@@ -7,8 +7,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.experiment import files
-from harness.experiment import spec as config
 from harness.experiment.matrix import entries
+from harness.experiment.parse import to_plain
 from harness.experiment.spec import Train
 from harness.orchestration import plan
 from harness.orchestration.plan import Forecast, Record
@@ -164,7 +164,7 @@ def test_finished_trials_tell_their_speed(experiment, tmp_path):
     for name, rate, status in (("a", 3.0, "done"), ("b", 6.0, "done"), ("c", 99.0, "diverged")):
         folder = tmp_path / "trials" / name
         folder.mkdir(parents=True)
-        result = {"status": status, "config": config.to_plain(t), "cost": {"images_per_s": rate}}
+        result = {"status": status, "config": to_plain(t), "cost": {"images_per_s": rate}}
         (folder / "result.json").write_text(json.dumps({**result, "env": {"device": "cpu"}}))
     (tmp_path / "trials" / "c" / "broken").mkdir()
     assert plan.speed(t, "cpu", plan.finished_here(tmp_path)).images_per_s == 6

@@ -10,7 +10,7 @@ from harness.disk import cache_folder
 from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.evaluation.evidence import record
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, to_plain
 from harness.store import checkpoint
 from harness.training import trained
 from harness.training.arm import build, load_data
@@ -58,7 +58,7 @@ def planted(monkeypatch, tmp_path):
     def watch(resumed=None):
         return scoring.Watch(trial, data, tmp_path, resumed)
 
-    return watch, measure, {"config": config.to_plain(trial)}
+    return watch, measure, {"config": to_plain(trial)}
 
 
 def kept(watch):
@@ -142,13 +142,13 @@ def test_what_during_asks_for():
 def test_during_decides_no_weights_and_leaves_older_results_valid():
     off, on = tiny.trial(), tiny.trial(eval=EVAL)
     assert off.id == on.id
-    assert "during" not in config.to_plain(off)["eval"]
+    assert "during" not in to_plain(off)["eval"]
     for one in (off, on):
-        assert config.parse_trial(config.to_plain(one), "again") == one
+        assert parse_trial(to_plain(one), "again") == one
 
 
 def run(trial, folder, at=None):
-    return trials.run(config.to_plain(trial), folder, {"device": "cpu", "checkpoint_s": 1e9}, Control(at))
+    return trials.run(to_plain(trial), folder, {"device": "cpu", "checkpoint_s": 1e9}, Control(at))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.data.batches import batch
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks
 from harness.training import ranks
@@ -184,7 +184,7 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     for world in (1, 2):
         run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
         folder = tmp_path / str(world)
-        assert trials.run(config.to_plain(trial), folder, run_options, Control()) == "done"
+        assert trials.run(to_plain(trial), folder, run_options, Control()) == "done"
         saved = checkpoint.load_latest(folder / "checkpoints")
         weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
     assert joined == [1, 2]

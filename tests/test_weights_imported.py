@@ -9,7 +9,7 @@ import torch
 
 import cli
 from harness.errors import UserError
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial
 from harness.store import checkpoint
 from harness.weights import importer as weights
 from tests import network_pickles as pickled
@@ -33,7 +33,7 @@ def test_every_tensor_arrives_whatever_the_protocol(pkl: Path, protocol: int) ->
         assert arrived.keys() == expected.keys()
         assert all(torch.equal(arrived[k], expected[k]) for k in expected)
     assert made.notes == [] and saved.meta["imported"]["file"] == "network.pkl"
-    assert config.parse_trial(saved.meta["config"], "test") == made.trial
+    assert parse_trial(saved.meta["config"], "test") == made.trial
     assert made.trial.dataset.options.path == Path("cats.zip")
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from harness.experiment import spec as config
+from harness.experiment.parse import merge, parse_trial
+from harness.experiment.spec import Trial
 
 ARMS: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -26,7 +27,7 @@ TRAIN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool = False, /, **over: Any) -> config.Trial:
+def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool = False, /, **over: Any) -> Trial:
     """A resolved tiny trial; `over` is laid on its plain form, mapping by mapping."""
     raw = {
         "dataset": {"name": "synthetic", "resolution": 32, "num_images": 64},
@@ -37,4 +38,4 @@ def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool =
         "eval": {"num_fakes": 64, "batch_size": 8, "metrics": {"disequilibrium": {}}},
         "seed": 0,
     }
-    return config.parse_trial(config.merge(raw, over, "test"), "test")
+    return parse_trial(merge(raw, over, "test"), "test")

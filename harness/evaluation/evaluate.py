@@ -22,13 +22,13 @@ from harness.evaluation.fakes import Device, Job, score, scoring
 from harness.evaluation.features import prepare
 from harness.evaluation.reals import reference
 from harness.evaluation.shares import devices, see_shared
-from harness.experiment import spec as config
+from harness.experiment.spec import Eval
 from harness.method.generator import SpatialGenerator
 
 EPOCH = 1  # raised when the same networks score otherwise than before
 
 
-def check(spec: config.Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:
+def check(spec: Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:
     """Everything that could make the scoring impossible, before any training: counts against the
     data, weights of the extractors (fetched here if need be). Raises UserError."""
     plan = _plan(Setting(spec, data, heldout))
@@ -41,7 +41,7 @@ def evaluate(
     d: Discriminator,
     data: ImageSet,
     heldout: ImageSet | None,
-    spec: config.Eval,
+    spec: Eval,
     *,
     seed: int,
     conditional: bool,
@@ -128,7 +128,7 @@ def _plan(setting: Setting) -> list[tuple[Any, plugins.Metric, Needs]]:
     return [(options, module, module.needs(options, setting)) for options, module in found]
 
 
-def _score_pools(data: ImageSet, heldout: ImageSet | None, spec: config.Eval) -> dict[str, tuple[ImageSet, int]]:
+def _score_pools(data: ImageSet, heldout: ImageSet | None, spec: Eval) -> dict[str, tuple[ImageSet, int]]:
     """Which reals D scores: at most as many as there are fakes."""
     limit = min(spec.num_fakes, spec.num_reals or len(data.images))
     pools = {"train": (data, min(limit, len(data.images)))}

@@ -17,7 +17,7 @@ from harness.evaluation.frechet import Moments
 if TYPE_CHECKING:
     from harness.data.imageset import ImageSet
     from harness.evaluation.features import Extractor
-    from harness.experiment import spec as config
+    from harness.experiment.spec import Eval
 
 Record = dict[str, Any]
 """{"value", "se", "better": "lower|higher|zero", "protocol": {...}, "extra": {...}}, plain JSON; after the pass with
@@ -116,7 +116,7 @@ class Evidence:
 class Setting:
     """What is being scored, and how: the same for all metrics of one pass."""
 
-    spec: "config.Eval"
+    spec: "Eval"
     data: "ImageSet"
     heldout: "ImageSet | None"
     seed: int = 0

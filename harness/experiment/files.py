@@ -18,8 +18,9 @@ from harness import outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError, legible
 from harness.experiment.loader import parse_yaml, read_yaml
-from harness.experiment.schema import parse
-from harness.experiment.spec import TRIAL_KEYS, Experiment, Run, Table, Trial, mapping, merge, named, parse_trial
+from harness.experiment.parse import TRIAL_KEYS, merge, named, parse_trial
+from harness.experiment.schema import mapping, parse
+from harness.experiment.spec import Experiment, Run, Table, Trial
 
 SHIPPED = ROOT / "experiments"
 OWN = "set"  # of an arm: what else it changes

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from harness.errors import UserError
-from harness.experiment.spec import mapping
+from harness.experiment.schema import mapping
 
 MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
 MAX_DEPTH = 50

@@ -125,3 +125,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def mapping(raw: Any, place: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise UserError(f"{place}: {raw!r}: must be a mapping of options")
+    return raw

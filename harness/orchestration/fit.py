@@ -96,14 +96,14 @@ def measure(config: dict[str, Any], run_options: dict[str, Any]) -> Memory | Non
     it. None where it sees no GPU."""
     import torch
 
-    from harness.experiment import spec as configs
+    from harness.experiment.parse import parse_trial
     from harness.experiment.schema import parse
     from harness.training.arm import build, load_data
     from harness.training.state import new_state
     from harness.training.train import train
     from harness.trial import run as trials
 
-    trial = configs.parse_trial(config, "trial")
+    trial = parse_trial(config, "trial")
     device = trials.prepare_device(parse(Run, run_options, "run"), trial)
     if device.type != "cuda":
         return None

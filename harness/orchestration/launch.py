@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment.matrix import Entry
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
-from harness.experiment.spec import Run, to_plain
+from harness.experiment.spec import Run
 from harness.orchestration import attempt, cluster, fit
 from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from harness.errors import UserError
 from harness.experiment import ids
-from harness.experiment import spec as config
 from harness.experiment.matrix import Entry
+from harness.experiment.parse import parse_trial, plugin
 from harness.experiment.schema import plain
 from harness.experiment.spec import Experiment, Plugin, Train, Trial
 from harness.store.checkpoint import KEEP
@@ -75,7 +75,7 @@ def shape(trial: Trial) -> dict[str, Any]:
 def _variant(variant: Plugin) -> str:
     """A variant's name with its profile and whatever is not as that profile has it: `sel (release, hidden 8)`."""
     profile = getattr(variant.options, "profile", "paper")
-    usual = config.plugin("harness.variants", {"name": variant.name, "profile": profile}, "variant")
+    usual = plugin("harness.variants", {"name": variant.name, "profile": profile}, "variant")
     changed = [f"{k} {json.dumps(v)}" for k, v in ids.differing(variant.options, usual.options).items()]
     said = ", ".join([*([profile] if profile != "paper" else []), *changed])
     return f"{variant.name} ({said})" if said else variant.name
@@ -133,7 +133,7 @@ def finished_here(results: Path) -> list[Record]:
     for path in sorted((results / "trials").glob("*/result.json")):
         try:
             result = json.loads(path.read_text())
-            trial = config.parse_trial(result["config"], str(path))
+            trial = parse_trial(result["config"], str(path))
             rate, device = float(result["cost"]["images_per_s"]), str(result["env"]["device"])
         except (OSError, ValueError, KeyError, TypeError, UserError):
             continue  # a result of another version tells nothing about speed

@@ -15,8 +15,9 @@ from typing import Any
 
 from harness import outside
 from harness.errors import UserError
+from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
-from harness.experiment.spec import Run, Trial, to_plain
+from harness.experiment.spec import Run, Trial
 from harness.orchestration import attempt
 from harness.orchestration.attempt import Control
 from harness.orchestration.cluster import first_line, node_ip, place

@@ -17,7 +17,8 @@ from harness.data import identity as identities
 from harness.disk import read_json, write_atomic
 from harness.errors import UserError
 from harness.experiment import ids, loader
-from harness.experiment.spec import Experiment, Plugin, Trial, parse_trial
+from harness.experiment.parse import parse_trial
+from harness.experiment.spec import Experiment, Plugin, Trial
 from harness.store import checkpoint, remote
 
 NOTE = "data.json"  # in results/<experiment>/: {dataset as written: identity of its images}

@@ -13,9 +13,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.experiment import files
-from harness.experiment import spec as config
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
+from harness.experiment.parse import scored_as
 from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import names, statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
@@ -41,7 +41,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     state = str(result.get("status"))
-    if not config.scored_as(result, trial.eval):
+    if not scored_as(result, trial.eval):
         state = "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():

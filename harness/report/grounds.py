@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.experiment.spec import Trial
 from harness.report import charts, names
 from harness.report.model import Outcome, Report
@@ -284,9 +284,9 @@ def _mean(costs: list[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _variants(trial: Trial) -> str:
-    return json.dumps(config.to_plain(trial)["variants"], sort_keys=True)
+    return json.dumps(to_plain(trial)["variants"], sort_keys=True)
 
 
 def _ground(trial: Trial) -> str:
-    plain = config.to_plain(trial)
+    plain = to_plain(trial)
     return json.dumps({k: v for k, v in plain.items() if k not in ("variants", "seed", "eval")}, sort_keys=True)

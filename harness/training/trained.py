@@ -8,7 +8,8 @@ import torch
 from harness import outside
 from harness.errors import UserError
 from harness.experiment import files
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, to_plain
+from harness.experiment.schema import mapping
 from harness.store import checkpoint
 from harness.training.arm import build, classes, load_data
 from harness.training.model import Trained
@@ -32,8 +33,8 @@ def load(
         raise UserError(f"{path}: no whole checkpoint in it; give a trial's folder under results/trials")
     sets, home = list(sets), path if path.is_dir() else path.parent.parent
     outside.restore(home / "plugins", map(outside.read, files.named_folders(sets) or ()))
-    recorded = config.mapping(saved.meta.get("config"), f"{path}: config")
-    plain = config.to_plain(config.parse_trial(recorded, str(path)))
+    recorded = mapping(saved.meta.get("config"), f"{path}: config")
+    plain = to_plain(parse_trial(recorded, str(path)))
     if names := list(metrics):
         plain["eval"]["metrics"] = {name: plain["eval"]["metrics"].get(name, {}) for name in names}
     trial = files.override(plain, sets, str(path))

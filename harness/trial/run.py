@@ -21,7 +21,7 @@ from harness.disk import ROOT, write_atomic
 from harness.errors import Diverged, UserError
 from harness.evaluation import evaluate
 from harness.experiment import ids, loader
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, scored_as, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
@@ -61,7 +61,7 @@ def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if config.scored_as(result, trial.eval) else None
+    return result if scored_as(result, trial.eval) else None
 
 
 def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
@@ -70,7 +70,7 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(config.parse_trial(raw, "trial"))
+    trial = with_data(parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
@@ -123,12 +123,12 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
     own = outside.used_by(trial.plugins)
     env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
-    write_atomic(folder / "config.yaml", loader.dump_yaml(config.to_plain(trial)).encode())
+    write_atomic(folder / "config.yaml", loader.dump_yaml(to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     identity = ids.of_trial(trial)
     write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
     outside.keep(folder / "plugins", own)
-    raw = config.to_plain(trial)
+    raw = to_plain(trial)
     data, heldout = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
@@ -175,7 +175,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     written = read(folder / "events.jsonl")
     result |= {
         "nimg": state.nimg,
-        "config": config.to_plain(trial),
+        "config": to_plain(trial),
         "env": env,
         "code": made_by,
         "identity": identity,
@@ -205,7 +205,7 @@ def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
 
 def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
     """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
-    trial, options = config.parse_trial(raw, "trial"), parse(Run, run_options, "run")
+    trial, options = parse_trial(raw, "trial"), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
     g, d, hooks = build(trial, data, device)

@@ -15,7 +15,7 @@ from harness.disk import cache_folder
 from harness.errors import Diverged, UserError
 from harness.evaluation import evaluate
 from harness.evaluation.evidence import Record
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
 from harness.store import checkpoint
@@ -36,7 +36,7 @@ class Watch:
         self.spec = trial.eval.while_training
         self.best: dict[str, Any] | None = resumed.get("best") if resumed else None
         if resumed and self.best:
-            before = config.parse_trial(resumed["config"], "checkpoint").eval.while_training
+            before = parse_trial(resumed["config"], "checkpoint").eval.while_training
             self.best = self.best if before == self.spec else None  # chosen by another distance
         self._named = [self.best]  # by the last two checkpoints
 
@@ -53,7 +53,7 @@ class Watch:
         rank, value = RANK[record["better"]], record["value"]
         among = (self.best["among"] if self.best else 0) + 1
         if self.best is None or rank(value) < rank(self.best["value"]):
-            meta = {"nimg": state.nimg, "config": config.to_plain(self.trial), "by": name, "value": value}
+            meta = {"nimg": state.nimg, "config": to_plain(self.trial), "by": name, "value": value}
             path = checkpoint.write(self.folder, state.weights(), meta)
             self.best = {"nimg": state.nimg, "by": name, "value": value, "file": path.name}
         self.best = {**self.best, "among": among}

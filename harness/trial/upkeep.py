@@ -14,7 +14,7 @@ from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.errors import Diverged
 from harness.evaluation.scores import quick_di, score_summary
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
 from harness.pictures import gallery
@@ -166,7 +166,7 @@ class Upkeep:
             "train_s": self.train_s,
             "complete": complete,
             "best": self.watch.best,
-            "config": config.to_plain(self.trial),
+            "config": to_plain(self.trial),
         }
         checkpoint.save(self.folder / "checkpoints", state.tensors(), meta)
         self.watch.committed()

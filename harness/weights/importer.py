@@ -18,7 +18,7 @@ from backbones import stylegan2
 from harness import disk
 from harness.errors import UserError, legible
 from harness.experiment import loader
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.spec import Trial
 from harness.method.generator import SpatialGenerator
 from harness.pickles import Refused
@@ -79,7 +79,7 @@ def import_weights(path: Path, out: Path) -> Imported:
     d = published.networks["D"]
     notes: list[str] = []
     resolution, classes, raw = describe(published, str(path), notes)
-    trial = config.parse_trial(raw, str(path))
+    trial = parse_trial(raw, str(path))
     empty_g, empty_d = _build(trial, resolution, classes, str(path))
     tensors: dict[str, Tensor] = {}
     for key, net in [*generators.items(), ("D", d)]:
@@ -274,7 +274,7 @@ def _write(out: Path, tensors: dict[str, Tensor], path: Path, trial: Trial, note
     with path.open("rb") as f:
         source = {"file": path.name, "sha256": hashlib.file_digest(f, "sha256").hexdigest(), "notes": notes}
     meta = {
-        "config": config.to_plain(trial),
+        "config": to_plain(trial),
         "nimg": _images_seen(path),
         "journal_offset": 0,
         "fingerprint": None,  # the data is not known, only what it was called

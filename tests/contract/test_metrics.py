@@ -13,8 +13,8 @@ from harness import plugins
 from harness.data.imageset import ImageSet
 from harness.evaluation.evidence import Evidence, Heading, Needs, Setting, headed
 from harness.evaluation.frechet import Moments
-from harness.experiment import spec as config
 from harness.experiment.schema import parse
+from harness.experiment.spec import Eval, Plugin
 from tests.contract import names
 
 NAMES = names("harness.metrics")
@@ -28,7 +28,7 @@ def image_set(count: int) -> ImageSet:
 def setting(name: str, seed: int = 0) -> Setting:
     module = plugins.find("harness.metrics", name)
     small = {"subsets": 5} if hasattr(module.Options, "subsets") else {}
-    spec = config.Eval((config.Plugin(name, parse(module.Options, small, name)),), num_fakes=FAKES)
+    spec = Eval((Plugin(name, parse(module.Options, small, name)),), num_fakes=FAKES)
     return Setting(spec, image_set(REALS), image_set(HELDOUT), seed, weights_used="ema")
 
 

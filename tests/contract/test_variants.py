@@ -13,7 +13,7 @@ from torch import Tensor
 import harness.variants
 from harness import plugins
 from harness.errors import UserError
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Resources, Run, Trial
 from harness.store import checkpoint
@@ -76,7 +76,7 @@ def test_defaults_parse_and_read_back(name: str) -> None:
     for profile in getattr(module, "PROFILES", {}).values():
         parse(module.Options, profile, name)
     trial = trial_of("sn_dcgan", name)
-    assert config.parse_trial(config.to_plain(trial), "t") == trial
+    assert parse_trial(to_plain(trial), "t") == trial
 
 
 @pytest.mark.parametrize(("backbone", "name"), CASES)
@@ -153,7 +153,7 @@ def test_two_processes_make_the_step_of_one(name: str, tmp_path: Path) -> None:
     found = []
     for world in (1, 2):
         run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
-        assert trials.run(config.to_plain(trial), tmp_path / str(world), run_options, Control()) == "done"
+        assert trials.run(to_plain(trial), tmp_path / str(world), run_options, Control()) == "done"
         saved = checkpoint.load_latest(tmp_path / str(world) / "checkpoints")
         assert saved is not None
         found.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})

@@ -12,7 +12,7 @@ import pytest
 import cli
 from harness.datasets import cifar10, image_zip
 from harness.experiment import files, ids
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
 from harness.metrics import disequilibrium
 from harness.orchestration.attempt import Control
 from harness.trial import run as trial
@@ -136,7 +136,7 @@ def test_images_that_change_under_a_running_matrix_end_its_trial(here):
     experiment(here)
     write_zip(here / "set.zip", images(0))
     (cell,) = files.load(here / "sets.yaml").tables[0].cells.values()
-    meant = {**config.to_plain(cell[0]), "data": "zip:0123"}
+    meant = {**to_plain(cell[0]), "data": "zip:0123"}
     with pytest.raises(Exception, match="other images here .* than the trial is meant for"):
         trial.run(meant, here / "x", {"device": "cpu"}, Control())
     assert not (here / "x").exists()

@@ -20,7 +20,8 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from harness.experiment import spec as config
+from harness.experiment.parse import to_plain
+from harness.experiment.spec import Trial
 from harness.store import checkpoint
 from harness.training.arm import build, load_data
 from harness.training.state import new_state
@@ -44,8 +45,8 @@ def good_checkpoint() -> bytes:
     return checkpoint.encode(new_state(g, d, t.train).tensors(), described(t))
 
 
-def described(t: config.Trial) -> dict[str, Any]:
-    return {"nimg": 8, "journal_offset": 0, "config": config.to_plain(t)}
+def described(t: Trial) -> dict[str, Any]:
+    return {"nimg": 8, "journal_offset": 0, "config": to_plain(t)}
 
 
 def header(text: bytes, body: bytes = b"", size: int | None = None) -> bytes:
@@ -63,7 +64,7 @@ def with_meta(meta: str | None) -> bytes:
 def with_config(**over: Any) -> bytes:
     """The good checkpoint under another trial's options."""
     saved = _good_tensors()
-    raw = config.to_plain(tiny.trial())
+    raw = to_plain(tiny.trial())
     for key, value in over.items():
         *parents, last = key.split("__")
         at = raw

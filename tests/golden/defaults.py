@@ -14,15 +14,15 @@ from typing import Any
 
 from harness import plugins
 from harness.experiment import ids
-from harness.experiment import spec as config
 from harness.experiment.schema import plain
+from harness.experiment.spec import During, Eval, Train
 
 FILE = Path(__file__).with_suffix(".json")
 SHELVES = ("backbones", "harness.datasets", "harness.variants", "harness.metrics")
 MACHINERY = (
-    ("train", config.Train, ids.LOOP),
-    ("eval", config.Eval, ids.SCORING),
-    ("during", config.During, ids.SCORING),
+    ("train", Train, ids.LOOP),
+    ("eval", Eval, ids.SCORING),
+    ("during", During, ids.SCORING),
 )
 
 

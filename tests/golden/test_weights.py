@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones import stylegan2
-from harness.experiment import spec as config
+from harness.experiment.parse import parse_trial
 from harness.method.generator import SpatialGenerator
 from harness.store import checkpoint
 from harness.training.arm import build
@@ -23,7 +23,7 @@ SAME = ("img_resolution", "c_dim", "channel_base", "channel_max")
 def imported(path: Path) -> tuple[SpatialGenerator, torch.nn.Module, dict[str, Any]]:
     """G_ema and D as a checkpoint brings them back."""
     saved = checkpoint.read(path)
-    trial = config.parse_trial(saved.meta["config"], "test")
+    trial = parse_trial(saved.meta["config"], "test")
     classes = next((t.shape[1] for n, t in saved.tensors.items() if n == "d/mapping.embed.weight"), 0)
     g, d, _ = build(trial, Data(trial.dataset.options.resolution, classes), torch.device("cpu"))  # type: ignore[arg-type]
     for module, head in ((g, "g_ema/"), (d, "d/")):
