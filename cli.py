@@ -149,16 +149,17 @@ def plan(args: argparse.Namespace) -> int:
     from harness.errors import UserError
     from harness.experiment.matrix import entries
     from harness.orchestration import plan as plans
-    from harness.trial import run as trial
+    from harness.orchestration import speeds
+    from harness.store.folder import finished
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
-    every = entries(experiment, partial(plans.seconds, records=plans.measured()))
-    states = [trial.finished(args.results / "trials" / e.id, e.trial) for e in every]
+    every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
+    states = [finished(args.results / "trials" / e.id, e.trial) for e in every]
     todo = [e for e, state in zip(every, states, strict=True) if state is None]
-    records = plans.finished_here(args.results) + plans.measured()
-    gpu, cpu = (plans.forecast(every, kind, records) for kind in plans.KINDS)
+    records = speeds.finished_here(args.results) + speeds.measured()
+    gpu, cpu = (plans.forecast(every, kind, records) for kind in speeds.KINDS)
     rows = []
     for e, state, *seconds in zip(every, states, gpu.seconds, cpu.seconds, strict=True):
         serves = ", ".join(dict.fromkeys(f"{c.table}: {c.setting}/{c.arm}" for c in e.serves))
@@ -195,15 +196,14 @@ def status(args: argparse.Namespace) -> int:
     from harness import console
     from harness.experiment.matrix import entries
     from harness.store import code, lock
-    from harness.store.folder import read_state
-    from harness.trial import run as trial
+    from harness.store.folder import finished, read_state
 
     experiment, _ = _recognised(args)
     driver = lock.driver(args.results / experiment.name)
     rows, others = [], []
     for e in entries(experiment):
         folder = args.results / "trials" / e.id
-        result = trial.finished(folder, e.trial)
+        result = finished(folder, e.trial)
         others.append((e.name, code.other(folder, e.trial, result or {}, accepted=False)))
         now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
         total = e.trial.train.total_kimg

@@ -318,10 +318,10 @@ def main() -> None:
         return
     import torch
 
-    from harness.trial import run as trial
+    from harness.trial.environment import environment
     from tests.inception import random_weights
 
-    env, notes = trial.environment(torch.device(args.device)), args.out / ".evaluation.part"
+    env, notes = environment(torch.device(args.device)), args.out / ".evaluation.part"
     chosen = [args.only] if args.only else list(SECTIONS)
     parts: dict[str, Numbers] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -208,7 +208,7 @@ def main() -> None:
     if args.plain:
         print(json.dumps(plain_loop(int(args.plain[0]), float(args.plain[1]))))
         return
-    from harness.trial.run import commit  # brings torch, which the driver of a real matrix holds too
+    from harness.trial.environment import commit  # brings torch, which the driver of a real matrix holds too
 
     found: dict[str, Any] = {
         "commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -27,6 +27,7 @@ from harness.training.arm import build, load_data
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import run as trial
+from harness.trial.environment import environment
 
 HERE = Path(__file__).parent
 PROFILES = ("paper", "release")
@@ -166,7 +167,7 @@ def main() -> None:
     device = torch.device(args.device)
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     chosen = [args.only] if args.only else list(SETTINGS)
-    found: dict[str, Any] = {"env": trial.environment(device), "clock": args.clock, "settings": {}}
+    found: dict[str, Any] = {"env": environment(device), "clock": args.clock, "settings": {}}
     for setting in chosen:
         found["settings"][setting] = measure(setting, args.rounds, args.steps, clock, device)
     args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

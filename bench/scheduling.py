@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from harness.experiment import files
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Run, Trial
-from harness.orchestration import fit, plan
+from harness.orchestration import fit, speeds
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
-from harness.trial import run as trial
+from harness.trial.environment import commit
 
 OUT = Path(__file__).with_suffix(".md")
 NODE = 8  # GPUs
@@ -135,10 +135,10 @@ def _counts(left: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def hours_of(todo: Sequence[Entry], unmeasured: float) -> tuple[dict[str, float], Counter[str]]:
     """Hours of each trial on one GPU, and where their speeds are from."""
-    records, found, sources = plan.measured(), {}, Counter[str]()
+    records, found, sources = speeds.measured(), {}, Counter[str]()
     for e in todo:
-        known = plan.speed(e.trial, "gpu", records) or plan.Speed(unmeasured, f"assumed: {unmeasured:g} images/s")
-        found[e.id] = plan.images(e.trial) / known.images_per_s / 3600
+        known = speeds.speed(e.trial, "gpu", records) or speeds.Speed(unmeasured, f"assumed: {unmeasured:g} images/s")
+        found[e.id] = speeds.images(e.trial) / known.images_per_s / 3600
         sources[f"{e.trial.backbone.name}: {known.source}"] += 1
     return found, sources
 
@@ -152,7 +152,7 @@ def several(t: Trial, most: int) -> Share:
 def table(seeds: Sequence[int], gpus: int, unmeasured: float) -> list[str]:
     """Markdown: full.yaml with `seeds`, for 1, 2, 4 and 8 GPUs a trial."""
     experiment = files.load("full", [f"seeds={list(seeds)}"])
-    todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
+    todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     hours, sources = hours_of(todo, unmeasured)
     lines = [
         f"## {len(seeds)} seeds: {len(todo)} trials, {sum(hours.values()):,.0f} GPU hours", "",
@@ -177,7 +177,7 @@ def report(gpus: int, unmeasured: float) -> str:
     lines = [
         f"# Filling {gpus} GPUs with full.yaml", "",
         "`schedule.drive` itself, with trials that only pass time. Written by `python -m bench.scheduling` at",
-        f"{trial.commit()} on {platform.machine()}, Python {platform.python_version()}; no GPU was used.", "",
+        f"{commit()} on {platform.machine()}, Python {platform.python_version()}; no GPU was used.", "",
         f"{gpus // NODE} nodes of {NODE} GPUs. The bound is max(longest trial, work / GPUs). *Best for whole trials*:",
         "no order of trials that each keep this number of GPUs ends sooner; where the makespan equals it, what is lost",
         "is lost to the size of the trials. SN-DCGAN trains one microbatch a step and so on one GPU.", "",

@@ -142,7 +142,7 @@ def save(rows: list[dict[str, Any]]) -> None:
     """Lay `rows` over those of earlier runs, and write all as a table."""
     import torch
 
-    from harness.trial.run import commit
+    from harness.trial.environment import commit
 
     path = HERE / "stylegan2_speed.json"
     origin = {

@@ -21,12 +21,13 @@ from harness.experiment import files
 from harness.experiment.matrix import entries
 from harness.experiment.parse import to_plain
 from harness.experiment.spec import Resources, Run, Trial
-from harness.orchestration import plan
+from harness.orchestration import speeds
 from harness.plugins import find
 from harness.training.arm import build
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import run as trial
+from harness.trial.environment import environment
 
 WARM_UP = 2
 
@@ -36,14 +37,14 @@ def distinct(names: list[str]) -> list[Trial]:
     found: dict[str, Trial] = {}
     for name in names:
         for e in entries(files.load(name)):
-            found.setdefault(json.dumps(plan.shape(e.trial), sort_keys=True), e.trial)
+            found.setdefault(json.dumps(speeds.shape(e.trial), sort_keys=True), e.trial)
     return list(found.values())
 
 
 def measure(t: Trial, steps: int, clock: str, device: torch.device) -> float:
     """Images per second over whole training steps."""
     synthetic = find("harness.datasets", "synthetic")
-    data = synthetic.load(synthetic.Options(resolution=plan.resolution(t) or 32, num_images=256))
+    data = synthetic.load(synthetic.Options(resolution=speeds.resolution(t) or 32, num_images=256))
     g, d, hooks = build(t, data, device)
     times: list[float] = []
 
@@ -64,11 +65,11 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1, help="as run.resources.cpus")
     p.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--out", type=Path, default=plan.THROUGHPUT)
+    p.add_argument("--out", type=Path, default=speeds.THROUGHPUT)
     args = p.parse_args()
     device = torch.device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    env = trial.environment(device)
+    env = environment(device)
     about = {"commit": env["commit"], "torch": env["versions"]["torch"], "clock": args.clock, "steps": args.steps}
     about |= {"machine": f"{name if name != 'cpu' else env['machine']['cpu']}, {os.cpu_count()} cores"}
     rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
@@ -76,7 +77,7 @@ def main() -> None:
         trial.prepare_device(Run(Resources(cpus=args.threads), device="cuda" if device.type == "cuda" else "cpu"), t)
         longer = files.override(to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
         rate = measure(longer, args.steps, args.clock, device)
-        row = {"shape": plan.shape(t), "device": name, "images_per_s": round(rate, 2), **about}
+        row = {"shape": speeds.shape(t), "device": name, "images_per_s": round(rate, 2), **about}
         rows = [r for r in rows if (r["shape"], r["device"]) != (row["shape"], name)] + [row]
         variants = " + ".join(row["shape"]["variants"]) or "baseline"
         side = row["shape"]["resolution"]

@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.store import code
-from harness.trial import run as trial
+from harness.trial import environment
+from harness.trial.environment import commit
 from tests import tiny
 
 
@@ -196,9 +197,9 @@ def test_a_file_in_no_commit_makes_the_commit_read_as_changed(tmp_path, monkeypa
     (tmp_path / "harness" / "x.py").write_text("")
     git("add", ".")
     git("commit", "-qm", "x")
-    monkeypatch.setattr(trial, "ROOT", tmp_path)
-    assert not trial.commit().endswith("+")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert not commit().endswith("+")
     (tmp_path / "notes.txt").write_text("no code")
-    assert not trial.commit().endswith("+")
+    assert not commit().endswith("+")
     (tmp_path / "harness" / "new.py").write_text("")
-    assert trial.commit().endswith("+")
+    assert commit().endswith("+")

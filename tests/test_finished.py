@@ -7,9 +7,8 @@ import pytest
 
 import cli
 from harness.experiment import files
-from harness.orchestration import finished
+from harness.orchestration import changed, finished, matrix
 from harness.report import collect
-from harness.trial import run as trial
 from tests.e2e.test_cli import TINY
 
 
@@ -24,7 +23,8 @@ def words(tmp_path, monkeypatch):
 def test_it_says_the_same_without_looking_at_a_trial(words, tmp_path, capsys, monkeypatch):
     assert cli.main(words) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(trial, "finished", lambda *_: pytest.fail("a trial was read"))
+    for reader in (matrix, changed):
+        monkeypatch.setattr(reader, "finished", lambda *_: pytest.fail("a trial was read"))
     assert cli.main(words) == 0
     again = capsys.readouterr().out
     assert again.startswith("tiny: 1 trials, 1 finished before\n")

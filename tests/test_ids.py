@@ -10,7 +10,7 @@ from harness.experiment import files, ids, spec
 from harness.experiment.matrix import entries
 from harness.experiment.parse import merge, scored_as, scoring_to_plain
 from harness.metrics import disequilibrium
-from harness.orchestration import plan
+from harness.orchestration import speeds
 from harness.orchestration.fit import kind
 from harness.variants import sel
 from tests import tiny
@@ -118,7 +118,7 @@ def test_another_option_of_a_variant_is_another_kind_with_a_speed_of_its_own(pro
         for more in ({}, {"hidden": 8}, {"hidden": 4096})
     )
     assert len({kind(t) for t in (usual, small, large)}) == 3
-    records = [plan.Record(plan._hashable(plan.shape(small)), "cpu", 1.0, "a test")]
-    assert [plan.speed(t, "cpu", records) is not None for t in (usual, small, large)] == [False, True, False]
-    said = plan.shape(large)["variants"]
+    records = [speeds.Record(speeds._hashable(speeds.shape(small)), "cpu", 1.0, "a test")]
+    assert [speeds.speed(t, "cpu", records) is not None for t in (usual, small, large)] == [False, True, False]
+    said = speeds.shape(large)["variants"]
     assert said == (["sel (hidden 4096)"] if profile == "paper" else ["sel (release, hidden 4096)"])

@@ -10,7 +10,6 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.orchestration import changed, matrix
 from harness.report.collect import collect
-from harness.trial import run as trial
 from tests.e2e.test_cli import TINY
 
 
@@ -53,7 +52,7 @@ def test_what_can_not_be_trained_again_is_not_put_away(experiment, tmp_path, mon
         raise UserError("no data")
 
     with monkeypatch.context() as m:
-        m.setattr(trial, "preflight", refuse)
+        m.setattr(matrix, "preflight", refuse)
         with pytest.raises(UserError, match="no data"):
             run()
     assert not (results / "superseded").exists()

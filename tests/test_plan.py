@@ -10,8 +10,9 @@ from harness.experiment import files
 from harness.experiment.matrix import entries
 from harness.experiment.parse import to_plain
 from harness.experiment.spec import Train
-from harness.orchestration import plan
-from harness.orchestration.plan import Forecast, Record
+from harness.orchestration import plan, speeds
+from harness.orchestration.plan import Forecast
+from harness.orchestration.speeds import Record
 
 TINY = """
 name: t
@@ -37,7 +38,7 @@ def experiment(tmp_path):
 
 
 def record(trial, rate, device="cpu", **changes):
-    return Record({**plan._hashable(plan.shape(trial)), **changes}, device, rate, "a test")
+    return Record({**speeds._hashable(speeds.shape(trial)), **changes}, device, rate, "a test")
 
 
 def test_trials_start_in_order_as_slots_become_free():
@@ -80,33 +81,35 @@ def test_one_seed_of_every_cell_comes_first_in_time_too(experiment):
 
 def test_a_speed_is_one_of_the_same_shape_and_device(experiment):
     t = experiment().tables[0].cells["synthetic", "align"][0]
-    assert plan.speed(t, "cpu", [record(t, 5.0)]).images_per_s == 5
-    assert plan.speed(t, "gpu", [record(t, 5.0)]) is None
-    assert plan.speed(t, "gpu", [record(t, 5.0, "Some GPU")]).images_per_s == 5
-    assert plan.speed(t, "cpu", [record(t, 5.0), record(t, 9.0)]).images_per_s == 5  # the first counts
+    assert speeds.speed(t, "cpu", [record(t, 5.0)]).images_per_s == 5
+    assert speeds.speed(t, "gpu", [record(t, 5.0)]) is None
+    assert speeds.speed(t, "gpu", [record(t, 5.0, "Some GPU")]).images_per_s == 5
+    assert speeds.speed(t, "cpu", [record(t, 5.0), record(t, 9.0)]).images_per_s == 5  # the first counts
     for other in ("train.batch_size=32", "backbone.width=0.5", "train.precision=bf16", "profile=release"):
-        assert plan.speed(experiment([other]).tables[0].cells["synthetic", "align"][0], "cpu", [record(t, 5.0)]) is None
+        assert (
+            speeds.speed(experiment([other]).tables[0].cells["synthetic", "align"][0], "cpu", [record(t, 5.0)]) is None
+        )
     for same in ("train.total_kimg=1", "seeds=[9]", "dataset.seed=3", "train.g.lr=1.0e-3", "eval.num_fakes=3"):
-        assert plan.speed(experiment([same]).tables[0].cells["synthetic", "align"][0], "cpu", [record(t, 5.0)])
+        assert speeds.speed(experiment([same]).tables[0].cells["synthetic", "align"][0], "cpu", [record(t, 5.0)])
 
 
 def test_a_record_from_before_an_option_existed_still_counts(experiment):
     t = experiment().tables[0].cells["synthetic", "baseline"][0]
     old = record(t, 5.0)
-    assert plan.speed(t, "cpu", [old._replace(shape={k: v for k, v in old.shape.items() if k != "tf32"})])
-    assert plan.speed(t, "cpu", [old._replace(shape={**old.shape, "no longer there": 1})]) is None
+    assert speeds.speed(t, "cpu", [old._replace(shape={k: v for k, v in old.shape.items() if k != "tf32"})])
+    assert speeds.speed(t, "cpu", [old._replace(shape={**old.shape, "no longer there": 1})]) is None
 
 
 def test_paper256_has_a_published_speed_and_says_so():
     cells = files.load("table1").tables[0].cells
-    base = plan.speed(cells["ffhq", "baseline"][0], "gpu", [])
-    full = plan.speed(cells["ffhq", "align"][0], "gpu", [])
+    base = speeds.speed(cells["ffhq", "baseline"][0], "gpu", [])
+    full = speeds.speed(cells["ffhq", "align"][0], "gpu", [])
     assert base.images_per_s == pytest.approx(1000 / 19.76)
     assert base.images_per_s / full.images_per_s == pytest.approx(1.3)
     assert "published" in base.source and "A100" in base.source
-    assert plan.speed(cells["ffhq", "baseline"][0], "cpu", []) is None
+    assert speeds.speed(cells["ffhq", "baseline"][0], "cpu", []) is None
     narrow = files.load("table1", ["backbone.channel_base=8192"]).tables[0].cells["ffhq", "baseline"][0]
-    assert plan.speed(narrow, "gpu", []) is None
+    assert speeds.speed(narrow, "gpu", []) is None
 
 
 def test_table1_takes_the_published_gpu_hours():
@@ -146,17 +149,17 @@ def test_a_checkpoint_is_as_large_as_planned(experiment, tmp_path):
 def test_the_file_of_speeds_is_read_back(experiment, tmp_path):
     t = experiment().tables[0].cells["synthetic", "align"][0]
     path = tmp_path / "throughput.json"
-    assert plan.measured(path) == []
-    row = {"shape": plan.shape(t), "device": "cpu", "images_per_s": 7, "machine": "two cores", "commit": "abc"}
+    assert speeds.measured(path) == []
+    row = {"shape": speeds.shape(t), "device": "cpu", "images_per_s": 7, "machine": "two cores", "commit": "abc"}
     path.write_text(json.dumps([row]))
-    assert plan.speed(t, "cpu", plan.measured(path)) == (7.0, "measured: two cores, abc")
+    assert speeds.speed(t, "cpu", speeds.measured(path)) == (7.0, "measured: two cores, abc")
     path.write_text('[{"device": "cpu"}]')
     with pytest.raises(UserError, match="throughput.json: not readable"):
-        plan.measured(path)
+        speeds.measured(path)
 
 
 def test_the_shipped_speeds_can_be_read():
-    assert all(r.images_per_s > 0 for r in plan.measured())
+    assert all(r.images_per_s > 0 for r in speeds.measured())
 
 
 def test_finished_trials_tell_their_speed(experiment, tmp_path):
@@ -167,7 +170,7 @@ def test_finished_trials_tell_their_speed(experiment, tmp_path):
         result = {"status": status, "config": to_plain(t), "cost": {"images_per_s": rate}}
         (folder / "result.json").write_text(json.dumps({**result, "env": {"device": "cpu"}}))
     (tmp_path / "trials" / "c" / "broken").mkdir()
-    assert plan.speed(t, "cpu", plan.finished_here(tmp_path)).images_per_s == 6
+    assert speeds.speed(t, "cpu", speeds.finished_here(tmp_path)).images_per_s == 6
 
 
 def test_notes_name_what_is_known_and_what_is_not(experiment):

@@ -9,6 +9,7 @@ attempt.py    one attempt at a trial, and its end; around it the scratch folder 
 pool.py       trials as Ray actors
 cluster.py    Ray reached, greeted and left; the only ray import
 fit.py        how much of a GPU a trial takes
+speeds.py     how fast a shape of trial trains
 plan.py       what an experiment will cost: hours, disk, end
 finished.py   what a finished matrix said, for the same command again
 """

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.store import code, lock, remote
-from harness.trial import run as trial
+from harness.store.folder import finished
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
@@ -37,7 +37,7 @@ def judge(entries: Sequence[Entry], results: Path, experiment: str, choice: Choi
     done. None is trained for it.
     """
     home, by_id = results / "trials", {e.id: e for e in entries}
-    ended = {id: trial.finished(home / id, e.trial) or {} for id, e in by_id.items()}
+    ended = {id: finished(home / id, e.trial) or {} for id, e in by_id.items()}
     accepted = choice != "retrain"
     others = {id: code.other(home / id, e.trial, ended[id], accepted=accepted) for id, e in by_id.items()}
 

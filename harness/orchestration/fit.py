@@ -84,9 +84,9 @@ def parts(trial: Trial) -> int:
 
 def kind(trial: Trial) -> str:
     """Equal for trials that take the same memory: backbone, resolution, batch, variants, precision."""
-    from harness.orchestration import plan  # it brings torch, for which a worker's threads must be set first
+    from harness.orchestration import speeds
 
-    shape = plan.shape(trial)
+    shape = speeds.shape(trial)
     files = repr(trial.dataset) if shape["resolution"] is None else ""  # only the files know the size of their images
     return json.dumps([shape, files], sort_keys=True, default=str)
 

@@ -10,15 +10,16 @@ from typing import Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, plan, recognise
+from harness.orchestration import changed, recognise, speeds
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
 from harness.store import remote
+from harness.store.folder import finished
 from harness.tracking.sink import Sink
-from harness.trial import run as trial
+from harness.trial.preflight import preflight
 
 Display = Callable[[dict[str, str]], AbstractContextManager[Tell]]  # {trial id: name} -> who hears of their progress
 
@@ -71,15 +72,15 @@ def run(
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
-    todo = entries(experiment, partial(plan.seconds, records=plan.measured()))
+    todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     judged = changed.judge(todo, results, experiment.name, other_code, rescore)
 
     def ended(entry: Entry) -> str | None:
-        result = trial.finished(results / "trials" / entry.id, entry.trial)
+        result = finished(results / "trials" / entry.id, entry.trial)
         return str(result["status"]) if result and entry.id not in judged.unfinished else None
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
-    trial.preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
+    preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
     recognise.settle(results, known_as)

@@ -12,6 +12,8 @@ from typing import Any
 
 from harness.disk import read_json, write_atomic
 from harness.errors import UserError
+from harness.experiment.parse import scored_as
+from harness.experiment.spec import Trial
 
 
 class Fenced(Exception):
@@ -58,3 +60,12 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
             folder / "state.json",
             json.dumps({**state, "state": word, "message": message, "time": time.time()}).encode(),
         )
+
+
+def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
+    """The trial's result if it is there and was scored as the trial asks, else None."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if scored_as(result, trial.eval) else None

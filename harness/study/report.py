@@ -19,10 +19,11 @@ from harness.experiment.schema import plain
 from harness.experiment.spec import Experiment
 from harness.pictures import of_model as pictures
 from harness.report.tables import Grid, pipes
+from harness.store.folder import finished
 from harness.study import figures as attention_figures
 from harness.training import trained
 from harness.training.model import Trained
-from harness.trial import run as trial
+from harness.trial.environment import commit
 from harness.variants import align
 
 Record = Mapping[str, Any]
@@ -70,7 +71,7 @@ def make(
     if count < 2:
         raise UserError(f"--images: {count}: must be 2 or more; a standard error needs two images")
     todo, folder = entries(experiment), results / experiment.name
-    states = {e.id: (trial.finished(results / "trials" / e.id, e.trial) or {}).get("status", "missing") for e in todo}
+    states = {e.id: (finished(results / "trials" / e.id, e.trial) or {}).get("status", "missing") for e in todo}
     ready = [e for e in todo if states[e.id] == "done"]
     if not ready:
         raise UserError(f"{experiment.path}: no finished trial in {results}; run: nashboard matrix {experiment.path}")
@@ -193,7 +194,7 @@ def as_plain(report: AttentionReport) -> dict[str, Any]:
     """All records, with what they were measured on and how."""
     return {
         "experiment": report.experiment.name,
-        "commit": trial.commit(),
+        "commit": commit(),
         "ruler": plain(report.ruler),
         "trials": [
             {

@@ -1,67 +1,36 @@
 """One trial end to end: resume -> train -> one evaluation pass -> result.json."""
 
 import json
-import platform
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from backbones import Discriminator
-from harness import outside, plugins
+from harness import outside
 from harness.data.imageset import ImageSet
-from harness.disk import ROOT, write_atomic
+from harness.disk import write_atomic
 from harness.errors import Diverged, UserError
-from harness.evaluation import evaluate
 from harness.experiment import ids, loader
-from harness.experiment.parse import parse_trial, scored_as, to_plain
+from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
 from harness.pictures import gallery
 from harness.rng import Streams
 from harness.store import checkpoint, code
-from harness.store.folder import fence
 from harness.store.journal import Journal, holds, read, series
-from harness.training.arm import build, classes, load_data
+from harness.training.arm import build, load_data
 from harness.training.ranks import device_index, same, team
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
+from harness.trial.environment import environment
+from harness.trial.live import Control, Interrupted, Live
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
-CODE = ("harness", "backbones", "experiments", "cli.py")  # where a file that is in no commit may be code
-
-
-class Control(Protocol):
-    """The worker's line to whoever runs it."""
-
-    def stop(self) -> bool:
-        """True when the trial should save and end at its next step."""
-
-    def report(self, progress: dict[str, Any]) -> None:
-        """Take the content of state.json, about once a second."""
-
-
-class Interrupted(Exception):
-    """The trial was asked to stop; what it had is saved."""
-
-
-def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
-    """The trial's result if it is there and was scored as the trial asks, else None."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return result if scored_as(result, trial.eval) else None
 
 
 def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control: Control, attempt: int = 0) -> str:
@@ -82,41 +51,6 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     except Diverged as e:
         return live.say("diverged", str(e))
     return live.say("done")
-
-
-class Live:
-    """state.json: what the trial is doing, for `status` and the driver."""
-
-    def __init__(self, folder: Path, trial: Trial, control: Control, attempt: int) -> None:
-        self.folder, self.control, self.attempt = folder, control, attempt
-        self.now: dict[str, Any] = {
-            "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {}
-        }  # fmt: skip
-        self._written = 0.0
-
-    def say(self, state: str, message: str | None = None) -> str:
-        """Write `state` now; returns it."""
-        self.update(force=True, state=state, message=message)
-        return state
-
-    def update(self, *, force: bool = False, **values: Any) -> None:
-        """Note `values`; write them at most once a second. Raises Fenced as `check` does."""
-        self.now |= {**values, "time": time.time(), "attempt": self.attempt}
-        if force or time.monotonic() - self._written > 1:
-            self.fence()
-            self._written = time.monotonic()
-            write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
-            if self.now["state"] in ("running", "scoring"):
-                self.control.report(dict(self.now))
-
-    def check(self) -> None:
-        """Raise Interrupted when asked to stop, Fenced when another attempt owns the folder."""
-        self.fence()
-        if self.control.stop():
-            raise Interrupted
-
-    def fence(self) -> None:
-        fence(self.folder, self.attempt)
 
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
@@ -231,37 +165,6 @@ def with_data(trial: Trial) -> Trial:
     return replace(trial, data=here or "")
 
 
-def preflight(trials: Iterable[Trial], place: str) -> None:
-    """Raise UserError for whatever would fail only after training has begun; each distinct data set,
-    network and way of scoring is tried once."""
-    sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
-    seen = set()
-    for trial in trials:
-        key = repr(trial.dataset)
-        data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
-        if trial.conditional and data.labels is None:
-            raise UserError(
-                f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels; "
-                "set conditional: false or use labelled data"
-            )
-        if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
-            raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
-        distinct = repr((trial.dataset, trial.backbone, trial.conditional, trial.variants, trial.eval))
-        if distinct in seen:
-            continue
-        seen.add(distinct)
-        backbone = plugins.find("backbones", trial.backbone.name)
-        try:
-            backbone.check(trial.backbone.options, data.resolution, classes(trial, data))
-        except ValueError as e:
-            raise UserError(f"{place}: {trial.backbone.name}: {e}") from None
-        with torch.device("meta"):  # shapes without memory: does every variant find its sites?
-            build(trial, data, torch.device("meta"))
-        for asked in (trial.eval, trial.eval.while_training):
-            if asked is not None:
-                evaluate.check(asked, data, heldout)
-
-
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
     g, weights = scoring.chosen(trial, state)
@@ -300,40 +203,3 @@ def costs(g: SpatialGenerator, d: Discriminator) -> dict[str, int]:
     for module, training in modes:
         module.train(training)
     return counts | {f"macs_{name}": flops.get_total_flops() // 2 for name, flops in (("g", of_g), ("d", of_d))}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure must name: commit, machine, versions."""
-    return {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {p: _version(p) for p in ("torch", "torchvision", "torch-fidelity", "ray", "mlflow", "numpy")},
-        "machine": {"system": platform.platform(), "cpu": platform.processor() or platform.machine()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it or code is in no commit; the version where
-    there is no git."""
-    if shutil.which("git") and (ROOT / ".git").exists():
-        head = _git(ROOT, "rev-parse", "--short=12", "HEAD")
-        if head:
-            changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no")
-            new = _git(ROOT, "ls-files", "--others", "--exclude-standard", "--", *CODE)
-            return head + ("+" if changed or new else "")
-    return f"v{_version('nashboard')}"
-
-
-def _git(where: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

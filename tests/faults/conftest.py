@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from harness.trial import run as trial
+from harness.trial.environment import commit
 from tests.faults.ground import Ground, Harm, Numbers, Said
 
 HEADER = ("trial", "times tried", "lost results", "differing digits", "duplicate or missing points", "stray processes")
@@ -86,7 +86,7 @@ def write(file: Path) -> None:
         for line in re.findall(r"^\| (?!trial|-)(.*) \|$", file.read_text(), re.MULTILINE):
             name, *cells = (cell.strip() for cell in line.split("|"))
             rows[name] = cells
-    rows |= {name: [*map(str, counts), trial.commit()] for name, counts in LEDGER.items()}
+    rows |= {name: [*map(str, counts), commit()] for name, counts in LEDGER.items()}
     header = (*HEADER, "commit")
     machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
     lines = [INTRODUCTION.format(machine=machine, torch=torch.__version__, python=platform.python_version())]

@@ -1,0 +1,43 @@
+"""Whatever would fail only after training has begun, tried before anything runs."""
+
+from collections.abc import Iterable
+
+import torch
+
+from harness import plugins
+from harness.data.imageset import ImageSet
+from harness.errors import UserError
+from harness.evaluation import evaluate
+from harness.experiment.spec import Trial
+from harness.training.arm import build, classes, load_data
+
+
+def preflight(trials: Iterable[Trial], place: str) -> None:
+    """Raise UserError for whatever would fail only after training has begun; each distinct data set,
+    network and way of scoring is tried once."""
+    sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
+    seen = set()
+    for trial in trials:
+        key = repr(trial.dataset)
+        data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
+        if trial.conditional and data.labels is None:
+            raise UserError(
+                f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels; "
+                "set conditional: false or use labelled data"
+            )
+        if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
+            raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
+        distinct = repr((trial.dataset, trial.backbone, trial.conditional, trial.variants, trial.eval))
+        if distinct in seen:
+            continue
+        seen.add(distinct)
+        backbone = plugins.find("backbones", trial.backbone.name)
+        try:
+            backbone.check(trial.backbone.options, data.resolution, classes(trial, data))
+        except ValueError as e:
+            raise UserError(f"{place}: {trial.backbone.name}: {e}") from None
+        with torch.device("meta"):  # shapes without memory: does every variant find its sites?
+            build(trial, data, torch.device("meta"))
+        for asked in (trial.eval, trial.eval.while_training):
+            if asked is not None:
+                evaluate.check(asked, data, heldout)
