@@ -17,7 +17,7 @@ import pytest
 
 import cli
 from tests.cifar_files import write_archive
-from tests.test_gallery import ALWAYS, EDITS
+from tests.pictures.test_gallery import ALWAYS, EDITS
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """

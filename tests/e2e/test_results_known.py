@@ -17,8 +17,8 @@ from harness.metrics import disequilibrium
 from harness.orchestration.attempt import Control
 from harness.trial import run as trial
 from harness.variants import sel
+from tests.data.test_identity import changed_by_a_byte, folder_of
 from tests.image_files import noise, png, write_zip
-from tests.test_identity import changed_by_a_byte, folder_of
 
 OLD = Path(__file__).parent.parent / "old_results"
 TINY = """

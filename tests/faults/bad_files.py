@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tests import cifar_files
+from tests.datasets.test_cifar10 import BAD_ARCHIVES, GOOD, Evil, with_batch
+from tests.datasets.test_image_zip import BAD_ZIPS
 from tests.faults.bad_input import RAN, TOUCH, Case, experiment
 from tests.image_files import noise, png, write_zip
-from tests.test_cifar10 import BAD_ARCHIVES, GOOD, Evil, with_batch
-from tests.test_image_zip import BAD_ZIPS
-from tests.test_weights_refused import Call
+from tests.weights.test_weights_refused import Call
 
 Write = Callable[[Path], object]
 

@@ -29,7 +29,7 @@ from tests import network_pickles as pickled
 from tests import tiny
 from tests.faults.bad_files import Write, cut, flipped, holding, zipped
 from tests.faults.bad_input import TOUCH, Case, experiment
-from tests.test_weights_refused import BAD_FILES, BAD_TENSORS, WRONG_NETWORKS, Call
+from tests.weights.test_weights_refused import BAD_FILES, BAD_TENSORS, WRONG_NETWORKS, Call
 
 # ── checkpoints ──────────────────────────────────────────────────────────────
 

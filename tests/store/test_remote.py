@@ -10,7 +10,7 @@ import pytest
 from harness.errors import UserError
 from harness.orchestration import attempt
 from harness.store import remote
-from tests.test_cluster import end, matrix, short, told, until
+from tests.orchestration.test_cluster import end, matrix, short, told, until
 
 __all__ = ["short"]  # the fixture
 

@@ -23,7 +23,7 @@ from harness.store.folder import read_state
 from tests.clusters import nodes
 from tests.fake_trials import entry, finished
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

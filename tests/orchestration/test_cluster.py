@@ -13,7 +13,7 @@ import pytest
 
 from harness.store import checkpoint
 from tests.clusters import nodes
-from tests.test_launch import ROOT, end, short, until
+from tests.orchestration.test_launch import ROOT, end, short, until
 
 __all__ = ["short"]  # the fixture
 

@@ -225,7 +225,7 @@ def test_importing_tracking_is_cheap():
         "import sys, harness.tracking.mirror, harness.tracking.sink\n"
         "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_views_are_readable_and_name_the_parent():
@@ -248,7 +248,7 @@ def test_several_processes_may_create_the_database_at_once(tmp_path):
         "from tests.fake_trials import entry\n"
         "n = sys.argv[2]; sync(Path(sys.argv[1]), 'e' + n, (entry(name_='t' + n),))"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(n)], cwd=root) for n in range(4)]
     assert [p.wait(400) for p in both] == [0, 0, 0, 0]
     for n in range(4):

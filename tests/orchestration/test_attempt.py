@@ -11,7 +11,7 @@ import torch
 from harness.errors import Lost, one_line
 from harness.orchestration import attempt
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def named(name, base=Exception):
