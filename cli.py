@@ -145,6 +145,7 @@ def matrix(args: argparse.Namespace) -> int:
 )
 def plan(args: argparse.Namespace) -> int:
     """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
+    _begin(args)
     from harness import console
     from harness.errors import UserError
     from harness.experiment.matrix import entries
@@ -193,6 +194,7 @@ def report(args: argparse.Namespace) -> int:
 @verb("show the progress of an experiment's trials", *EXPERIMENT)
 def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
+    _begin(args)
     from harness import console
     from harness.experiment.matrix import entries
     from harness.store import code, lock
@@ -425,6 +427,13 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
     """Trials run in processes of their own, which inherit the environment."""
     if args.inception_weights:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _begin(args: argparse.Namespace) -> None:
+    """Say what is being done before torch is loaded, which the plugins that an experiment names bring."""
+    from harness import console
+
+    console.say(f"{args.experiment}: looking up its trials in {args.results}")
 
 
 def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]":

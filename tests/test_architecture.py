@@ -192,3 +192,20 @@ def test_help_is_quick_and_imports_nothing_heavy():
 def test_the_store_loads_no_torch_but_for_checkpoints():
     names = [m for m in sources() if m.startswith("harness.store.") and m != "harness.store.checkpoint"]
     assert names and not loaded("\n".join(f"import {m}" for m in names), "torch", "ray", "mlflow")
+
+
+@pytest.mark.parametrize("verb", ["status", "plan"])
+def test_a_first_line_comes_before_torch(verb, tmp_path):
+    """A line on the terminal while the plugins that a YAML names load it."""
+    code = (
+        "import sys, cli\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': print('TORCH', flush=True)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"cli.main([{verb!r}, 'smoke', '--results', {str(tmp_path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split("\n")
+    assert said[0].startswith("smoke: ") and "TORCH" in said[1:]
