@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -148,35 +147,13 @@ def plan(args: argparse.Namespace) -> int:
     _begin(args)
     from harness import console
     from harness.errors import UserError
-    from harness.experiment.matrix import entries
     from harness.orchestration import plan as plans
-    from harness.orchestration import speeds
-    from harness.store.folder import finished
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
-    every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    states = [finished(args.results / "trials" / e.id, e.trial) for e in every]
-    todo = [e for e, state in zip(every, states, strict=True) if state is None]
-    records = speeds.finished_here(args.results) + speeds.measured()
-    gpu, cpu = (plans.forecast(every, kind, records) for kind in speeds.KINDS)
-    rows = []
-    for e, state, *seconds in zip(every, states, gpu.seconds, cpu.seconds, strict=True):
-        serves = ", ".join(dict.fromkeys(f"{c.table}: {c.setting}/{c.arm}" for c in e.serves))
-        rows.append(
-            (
-                e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
-                f"{e.trial.train.total_kimg:g}", *("" if s is None else console.duration(s) for s in seconds),
-                state["status"] if state else "data not here" if e.id in absent else "to do",
-            )
-        )  # fmt: skip
-    console.show_table(
-        f"{experiment.name}: {len(every)} unique trials for {sum(len(e.serves) for e in every)} places in tables",
-        ("trial", "serves", "seed", "backbone", "data", "kimg", "on a GPU", "on a core", "state"),
-        rows,
-        notes=plans.notes(experiment, todo, records, args.gpus, os.cpu_count() or 1),
-    )
+    made = plans.table(experiment, args.results, absent, args.gpus, os.cpu_count() or 1)
+    console.show_table(made.title, made.header, made.rows, notes=made.notes)
     return 0
 
 
@@ -196,28 +173,10 @@ def status(args: argparse.Namespace) -> int:
     """One line per trial, read from the results folder: works beside a running matrix."""
     _begin(args)
     from harness import console
-    from harness.experiment.matrix import entries
-    from harness.store import code, lock
-    from harness.store.folder import finished, read_state
+    from harness.orchestration import status as states
 
-    experiment, _ = _recognised(args)
-    driver = lock.driver(args.results / experiment.name)
-    rows, others = [], []
-    for e in entries(experiment):
-        folder = args.results / "trials" / e.id
-        result = finished(folder, e.trial)
-        others.append((e.name, code.other(folder, e.trial, result or {}, accepted=False)))
-        now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
-        total = e.trial.train.total_kimg
-        kimg = f"{now.get('nimg', 0) / 1000:.4g}/{total:g}"
-        rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
-        rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
-    console.show_table(
-        experiment.name,
-        ("trial", "state", "kimg", "img/s", ""),
-        rows,
-        notes=[f"driver: {driver or 'none'}", *filter(None, [code.told(others)])],
-    )
+    made = states.table(_recognised(args)[0], args.results)
+    console.show_table(made.title, made.header, made.rows, notes=made.notes)
     return 0
 
 

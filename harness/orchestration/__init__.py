@@ -11,5 +11,6 @@ cluster.py    Ray reached, greeted and left; the only ray import
 fit.py        how much of a GPU a trial takes
 speeds.py     how fast a shape of trial trains
 plan.py       what an experiment will cost: hours, disk, end
+status.py     how far an experiment's trials are
 finished.py   what a finished matrix said, for the same command again
 """

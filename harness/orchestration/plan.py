@@ -7,12 +7,18 @@ import heapq
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-from harness.experiment.matrix import Entry
+from harness.console import duration
+from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
+from harness.orchestration import speeds
 from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, resolution, speed
+from harness.report.tables import Grid
 from harness.store.checkpoint import KEEP
+from harness.store.folder import finished
 
 # ── time ─────────────────────────────────────────────────────────────────────
 
@@ -126,6 +132,30 @@ def disk(trials: Iterable[Entry]) -> tuple[int, int]:
 
 
 # ── in words ─────────────────────────────────────────────────────────────────
+
+
+def table(experiment: Experiment, results: Path, absent: Container[str], gpus: Iterable[int], cores: int) -> Grid:
+    """The unique trials in launch order: which cells each serves, what it costs, its state. `absent`: ids of those
+    whose images are not here."""
+    every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
+    states = [finished(results / "trials" / e.id, e.trial) for e in every]
+    todo = [e for e, state in zip(every, states, strict=True) if state is None]
+    records = speeds.finished_here(results) + speeds.measured()
+    gpu, cpu = (forecast(every, kind, records) for kind in KINDS)
+    rows = []
+    for e, state, *seconds in zip(every, states, gpu.seconds, cpu.seconds, strict=True):
+        serves = ", ".join(dict.fromkeys(f"{c.table}: {c.setting}/{c.arm}" for c in e.serves))
+        rows.append(
+            (
+                e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
+                f"{e.trial.train.total_kimg:g}", *("" if s is None else duration(s) for s in seconds),
+                state["status"] if state else "data not here" if e.id in absent else "to do",
+            )
+        )  # fmt: skip
+    places = sum(len(e.serves) for e in every)
+    title = f"{experiment.name}: {len(every)} unique trials for {places} places in tables"
+    header = ("trial", "serves", "seed", "backbone", "data", "kimg", "on a GPU", "on a core", "state")
+    return Grid(title, header, tuple(rows), tuple(notes(experiment, todo, records, gpus, cores)), len(header))
 
 
 def notes(

@@ -1,0 +1,25 @@
+"""How far an experiment's trials are, read from the results folder: works beside a running matrix."""
+
+from pathlib import Path
+
+from harness.experiment.matrix import entries
+from harness.experiment.spec import Experiment
+from harness.report.tables import Grid
+from harness.store import code, lock
+from harness.store.folder import finished, read_state
+
+
+def table(experiment: Experiment, results: Path) -> Grid:
+    """One line per trial: its state, how far it is and how fast, and what it said last."""
+    rows, others = [], []
+    for e in entries(experiment):
+        folder = results / "trials" / e.id
+        result = finished(folder, e.trial)
+        others.append((e.name, code.other(folder, e.trial, result or {}, accepted=False)))
+        now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
+        kimg = f"{now.get('nimg', 0) / 1000:.4g}/{e.trial.train.total_kimg:g}"
+        rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
+        rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
+    header = ("trial", "state", "kimg", "img/s", "")
+    notes = [f"driver: {lock.driver(results / experiment.name) or 'none'}", *filter(None, [code.told(others)])]
+    return Grid(experiment.name, header, tuple(rows), tuple(notes), len(header))
