@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from harness.experiment import ids
+from harness.experiment.spec import Trial
 from harness.training.arm import build, load_data
 from harness.training.state import new_state
 from harness.training.train import train
@@ -43,10 +45,20 @@ ARMS = {
 }
 
 
+def epochs(name: str) -> dict[str, int]:
+    """The EPOCHs above 1 that arm `name` hangs on."""
+    found: dict[str, int] = ids.of_trial(_trial(name))["epochs"]
+    return found
+
+
+def _trial(name: str) -> Trial:
+    arm = ARMS[name]
+    return tiny.trial(arm.backbone, arm.arm, arm.conditional, train=arm.train, seed=arm.seed)
+
+
 def trained(name: str) -> dict[str, Tensor]:
     """All tensors of the state of arm `name` after its steps."""
-    arm = ARMS[name]
-    trial = tiny.trial(arm.backbone, arm.arm, arm.conditional, train=arm.train, seed=arm.seed)
+    trial = _trial(name)
     data, _ = load_data(trial)
     with one_thread():
         g, d, hooks = build(trial, data, torch.device("cpu"))

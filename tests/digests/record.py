@@ -1,7 +1,9 @@
 """Record the digests of this ground: `python -m tests.digests.record --why "..." [--arms NAME ...]`.
 
 `--arms` names the arms that are meant to move; another that moved is refused and nothing is written. A ground without
-a record, whose values agree with the recorded ones, needs none. Commit what this writes alone, with the same reason.
+a record, whose values agree with the recorded ones, needs none. An arm may move only with an `EPOCH` that it hangs on.
+The digests of the files at hand are added to those that the package knows (`tests.digests.known`). Commit what this
+writes with the raised EPOCH and nothing else, with the same reason.
 """
 
 import argparse
@@ -9,6 +11,7 @@ import sys
 
 from harness.errors import UserError
 from tests.digests import arms, records
+from tests.digests import known as digests
 
 
 def record(why: str, meant: list[str]) -> str:
@@ -25,13 +28,17 @@ def record(why: str, meant: list[str]) -> str:
         raise UserError(f"--arms: {' '.join(stray)}: moved but not named; undo what moves them or name them")
     if still := [arm for arm in meant if arm not in moved]:
         raise UserError(f"--arms: {' '.join(still)}: named but did not move; leave them out")
+    if same := [arm for arm in moved if known.hashes and arms.epochs(arm) == known.epochs.get(arm, {})]:
+        raise UserError(f"--arms: {' '.join(same)}: moved under its EPOCH; raise that of the file that moves it")
     new = [arm for arm in found if known.hash(here, arm) is None or arm in moved]
     if not new:
         return "nothing moved, and this ground has its record: nothing to write"
     for arm in new:
         known.take(here, arm, found[arm])
+        known.epochs[arm] = arms.epochs(arm)
     known.why.append({"why": why.strip(), "arms": moved, "ground": here})
     known.write()
+    digests.record()
     return f"recorded on {here}: {len(new)} hashes; moved: {' '.join(moved) or 'none'}"
 
 

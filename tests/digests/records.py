@@ -101,17 +101,20 @@ def _kind(name: str) -> str:
 
 
 class Records:
-    """Both files of `folder`. `hashes`: {ground: {arm: sha256}}; `layouts`, `values` by arm; `why`: what was said."""
+    """Both files of `folder`. `hashes`: {ground: {arm: sha256}}; `layouts`, `values` and `epochs` (those
+    above 1, {file: EPOCH}) by arm; `why`: what was said."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
         self.hashes: dict[str, dict[str, str]] = {}
         self.why: list[dict[str, Any]] = []
         self.layouts: dict[str, str] = {}
+        self.epochs: dict[str, dict[str, int]] = {}
         self.values: dict[str, Tensor] = {}
         if (folder / "hashes.json").exists():
             told = json.loads((folder / "hashes.json").read_text())
             self.hashes, self.why, self.layouts = told["grounds"], told["why"], told["layouts"]
+            self.epochs = told.get("epochs", {})
             with safe_open(folder / "values.safetensors", "pt") as f:
                 self.values = {arm: f.get_tensor(arm) for arm in f.keys()}  # noqa: SIM118 (no mapping)
 
@@ -139,5 +142,6 @@ class Records:
 
     def write(self) -> None:
         told = {"grounds": {k: v for k, v in self.hashes.items() if v}, "layouts": self.layouts, "why": self.why}
+        told |= {"epochs": {arm: epochs for arm, epochs in self.epochs.items() if epochs}}
         save_file(self.values, self.folder / "values.safetensors")
         (self.folder / "hashes.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -101,9 +102,11 @@ def test_a_real_arm_off_by_a_thousandth_in_one_value_is_seen():
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """Two arms of given tensors, a ground by name, and an empty folder of records."""
-    state = {"a": dict(TENSORS), "b": dict(TENSORS)}
+    state: dict[str, Any] = {"a": dict(TENSORS), "b": dict(TENSORS)}
     monkeypatch.setattr(arms, "ARMS", {"a": None, "b": None})
     monkeypatch.setattr(arms, "trained", lambda arm: state[arm])
+    monkeypatch.setattr(arms, "epochs", lambda arm: state.get("epochs", {}))
+    monkeypatch.setattr(record.digests, "record", lambda: state.setdefault("told", []).append(1))
     monkeypatch.setattr(records.Records.__init__, "__defaults__", (tmp_path,))
     monkeypatch.setattr(records, "ground", lambda: state.get("ground", "here"))
     return state
@@ -127,7 +130,10 @@ def test_recording_moves_only_the_arms_that_are_named(fake, tmp_path, capsys):
     for named in ([], ["--arms", "b"], ["--arms", "a", "b"], ["--arms", "c"]):
         assert record.main(["--why", "a loss", *named]) == 2 and file.read_bytes() == before
         assert capsys.readouterr().err.count("\n") == 1
-    assert record.main(["--why", "a loss", "--arms", "a"]) == 0
+    assert record.main(["--why", "a loss", "--arms", "a"]) == 2 and file.read_bytes() == before
+    assert "moved under its EPOCH" in capsys.readouterr().err and len(fake["told"]) == 2
+    fake["epochs"] = {"loop": 2}
+    assert record.main(["--why", "a loss", "--arms", "a"]) == 0 and len(fake["told"]) == 3
     told = json.loads(file.read_text())
     assert told["grounds"]["elsewhere"]["a"] == records.digest(fake["a"])
     assert "a" not in told["grounds"]["here"] and "b" in told["grounds"]["here"]
