@@ -1,7 +1,7 @@
 """What extractors see in the real images: computed once per machine, shared by all trials.
 
 A cache file is named by the hash of all that decides its content (data fingerprint,
-extractor, weights, resize, count), is written beside its place and moved there, carries its
+extractor, weights, resize, count, code), is written beside its place and moved there, carries its
 own checksum, and is computed under a lock, so trials that start together compute it once. A
 file that fails its checksum is computed again.
 """
@@ -22,11 +22,14 @@ from harness import rng
 from harness.data.imageset import ImageSet
 from harness.disk import write_atomic
 from harness.errors import UserError
+from harness.evaluation import collect, features, frechet
 from harness.evaluation.collect import Collector
 from harness.evaluation.evidence import Evidence, Sample
 from harness.evaluation.frechet import Moments
 
-_VERSION = 1  # raise when the meaning of a cached array changes
+_SOURCES = tuple(str(module.__file__) for module in (features, collect, frechet)) + (__file__,)
+_CODE = hashlib.sha256(b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in _SOURCES)).hexdigest()
+"""Of the files that decide what is cached, as this process runs them: fakes are never met by reals of other code."""
 
 
 def reference(
@@ -54,7 +57,7 @@ def reference(
                 return {"mean": done.mean.cpu().numpy(), "scatter": done.scatter.cpu().numpy()}
 
             key = {
-                "version": _VERSION,
+                "code": _CODE,
                 "data": images.fingerprint,
                 **collector.network.about,
                 "layer": sample.layer,

@@ -1,9 +1,11 @@
 """The one pass: what it draws, what D and the extractors see, what it keeps, what it refuses."""
 
 import functools
+import hashlib
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from harness import plugins
 from harness.data.imageset import ImageSet
 from harness.datasets import synthetic
 from harness.errors import Diverged, UserError
-from harness.evaluation import evaluate, fakes, scores, shares
+from harness.evaluation import collect, evaluate, fakes, frechet, scores, shares
 from harness.evaluation import features as _features
 from harness.evaluation import reals as _reference
 from harness.evaluation.evidence import Sample
@@ -236,6 +238,17 @@ def test_reals_are_seen_once(score, monkeypatch, tmp_path):
     monkeypatch.setattr(_reference, "_batches", lambda *_: pytest.fail("the reals were read again"))
     assert score(spec()) == first
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_reals_of_other_code_are_not_those_of_this(score, monkeypatch, tmp_path):
+    files = [str(module.__file__) for module in (_features, collect, frechet, _reference)]
+    digests = [hashlib.sha256(Path(file).read_bytes()).digest() for file in files]
+    assert hashlib.sha256(b"".join(digests)).hexdigest() == _reference._CODE
+    score(spec())
+    before = set(tmp_path.rglob("*.npz"))
+    monkeypatch.setattr(_reference, "_CODE", "of an edited file")
+    score(spec())
+    assert len(set(tmp_path.rglob("*.npz"))) == 2 * len(before) > 0
 
 
 def test_a_broken_cache_file_is_computed_again(score, tmp_path):
