@@ -10,26 +10,30 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from harness.data.image_files import BROKEN, counts, walk
+from harness.data.image_files import BROKEN, LABELS, SUFFIXES, counts, walk
 from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError, one_line
 
+VERSION = 1  # raised when the same files get another identity: what is kept was found by the code before
 FRESH_S = 2.0  # a file that changed so lately may change again without another time
 
 
-def of(path: Path, counts: Callable[[str], bool] = counts) -> str | None:
+def of(path: Path, names: Collection[str] | None = None) -> str | None:
     """The identity of a ZIP, of a folder or of another file; None where there is nothing at `path`.
 
-    `counts(name)` says of a folder or ZIP which files are read. UserError where it can't be read.
+    `names`: which files of a folder or ZIP are read; None: images and their labels. UserError where it can't be read.
     """
     try:
         if not path.exists():
             return None
-        files = {n: p for n, p in walk(path).items() if counts(n)} if path.is_dir() else {"": path}
-        return remembered(_stamp(path, files), lambda: _read(path, files, counts))
+        read = counts if names is None else names.__contains__
+        files = {n: p for n, p in walk(path).items() if read(n)} if path.is_dir() else {"": path}
+        found, newest = _stamp(path, files)
+        asked = [*SUFFIXES, LABELS] if names is None else ["names", *sorted(names)]
+        return remembered((_hash([VERSION, asked, found]), newest), lambda: _read(path, files, read))
     except BROKEN as e:
         raise UserError(f"dataset.path: {path}: not readable ({one_line(e)}); check the file") from None
 

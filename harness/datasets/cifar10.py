@@ -44,7 +44,7 @@ def identity(options: Options) -> str | None:
     """Of the archive, or of the batches in the folder. Where there is none, that of the archive that `load` would
     download: its checksum is published."""
     batches = [name for names in _BATCHES.values() for name in names]
-    found = _identity.of(_folder(options.path), lambda name: name in batches)
+    found = _identity.of(_folder(options.path), batches)
     downloaded = f"file:{SHA256}" if options.path.name.endswith(".tar.gz") else None
     return found or downloaded
 

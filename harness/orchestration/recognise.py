@@ -68,8 +68,9 @@ class _Images:
         """`pixels:` and the fingerprint of the training images, loaded once a content; None where they are not here."""
         if self.here is None or not Path(self.path).exists():
             return None
-        key = ids.digest({"data": self.here, "dataset": ids.dataset_options(self.dataset)})
-        module = plugins.find("harness.datasets", self.dataset.name)
+        module: Any = plugins.find("harness.datasets", self.dataset.name)
+        epochs = ids.epochs({"dataset": module})
+        key = ids.digest({"data": self.here, "dataset": ids.dataset_options(self.dataset), "epochs": epochs})
         return PIXELS + identities.remembered(
             (f"pixels-{key}", 0.0), lambda: str(module.load(self.dataset.options).fingerprint)
         )

@@ -90,6 +90,17 @@ def test_what_was_read_once_is_remembered_until_a_file_changes(tmp_path, monkeyp
     assert _identity.of(folder) != first
 
 
+def test_two_ways_of_counting_a_zip_share_no_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(_identity, "FRESH_S", -1.0)
+    path = write_zip(tmp_path / "a.zip", {**pngs(2), "notes.txt": b"more"})
+    first = next(iter(pngs(1)))
+    found = [_identity.of(path), _identity.of(path, [first]), _identity.of(path, [first, "notes.txt"])]
+    assert len(set(found)) == 3 and _identity.of(path, [first]) == found[1]
+    monkeypatch.setattr(_identity, "VERSION", 2)
+    monkeypatch.setattr(_identity, "_read", lambda *_: "found anew")
+    assert _identity.of(path) == "found anew"
+
+
 def test_a_stamp_changes_with_a_file_below(tmp_path):
     folder = folder_of(tmp_path / "a", pngs(2))
     stamps = [_identity.stamp(folder)]
