@@ -10,7 +10,8 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,7 +31,8 @@ BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, Val
 class ImageFiles:
     """`names` in sorted order; `read(name)` gives a file's bytes; `labels` by name, or None.
 
-    `identity` changes when the files do. `prepared` is what `data prepare` recorded, if it did.
+    `identity` changes when the files do. `prepared` is what `data prepare` recorded, if it did. `skipped`: how many
+    files are left out, {why: n}; the hidden ones are not counted.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class ImageFiles:
     prepared: dict[str, Any] | None
     identity: str
     read: Callable[[str], bytes]
+    skipped: Mapping[str, int]
 
 
 def open_files(path: Path, key: str) -> ImageFiles:
@@ -48,12 +51,15 @@ def open_files(path: Path, key: str) -> ImageFiles:
     if not path.exists():
         raise UserError(f"{place}: does not exist; give a ZIP or a folder of images")
     try:
-        sizes, read, identity = _folder(path, place) if path.is_dir() else _zip(path, place)
+        skipped = Counter[str]()
+        sizes, read, identity = _folder(path, place, skipped) if path.is_dir() else _zip(path, place)
     except BROKEN as e:
         raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
     names = tuple(sorted(n for n in sizes if counts(n) and n != LABELS))
+    skipped.update(_kind(n) for n in sizes if not counts(n) and not _hidden(n))
     if not names:
-        raise UserError(f"{place}: holds no images; it must hold PNG, JPEG or WebP files")
+        besides = f" (left out: {listed(skipped)})" if skipped else ""
+        raise UserError(f"{place}: holds no images{besides}; it must hold PNG, JPEG or WebP files")
     for name in (*names, LABELS):
         if sizes.get(name, 0) > MAX_FILE_BYTES:
             raise UserError(f"{place}: {name}: {sizes[name]} bytes: must be at most {MAX_FILE_BYTES}; remove it")
@@ -61,7 +67,7 @@ def open_files(path: Path, key: str) -> ImageFiles:
     labels = _labels(meta, names, f"{place}: dataset.json")
     num_classes = max(labels.values()) + 1 if labels else 0
     prepared = meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None
-    return ImageFiles(path, names, labels, num_classes, prepared, identity, read)
+    return ImageFiles(path, names, labels, num_classes, prepared, identity, read, dict(sorted(skipped.items())))
 
 
 def counts(name: str) -> bool:
@@ -69,9 +75,16 @@ def counts(name: str) -> bool:
     return name == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
-def walk(folder: Path) -> dict[str, Path]:
+def listed(skipped: Mapping[str, int]) -> str:
+    """What is left out, as a line says it: the most frequent first."""
+    kinds = sorted(skipped.items(), key=lambda pair: -pair[1])
+    said = [f"{n} {why}{'s' * (n > 1)}" for why, n in kinds[:5]]
+    return ", ".join([*said, *([f"{sum(n for _, n in kinds[5:])} more"] if kinds[5:] else [])])
+
+
+def walk(folder: Path, skipped: Counter[str] | None = None) -> dict[str, Path]:
     """All files below `folder` by their names relative to it. Linked folders are followed, though not back to one
-    in which the link itself lies."""
+    in which the link itself lies. `skipped` counts what is passed over, but for what is hidden."""
     found: dict[str, Path] = {}
     todo: list[tuple[Path, str, tuple[str, ...]]] = [(folder, "", (os.path.realpath(folder),))]
     while todo:
@@ -81,8 +94,15 @@ def walk(folder: Path) -> dict[str, Path]:
                 real = os.path.realpath(path)
                 if not any(f"{a}/".startswith(f"{real}/") for a in above):
                     todo.append((path, f"{prefix}{path.name}/", (*above, real)))
+                    continue
+                why = "upward link"
             elif path.is_file():
                 found[prefix + path.name] = path
+                continue
+            else:
+                why = "broken link" if path.is_symlink() else "special file"
+            if skipped is not None and not _hidden(prefix + path.name):
+                skipped[why] += 1
     return found
 
 
@@ -107,8 +127,8 @@ def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes]
     return {n: i.file_size for n, i in infos.items()}, read, _hash(content)
 
 
-def _folder(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
-    stats = {name: p.stat() for name, p in walk(path).items()}
+def _folder(path: Path, place: str, skipped: Counter[str]) -> tuple[dict[str, int], Callable[[str], bytes], str]:
+    stats = {name: p.stat() for name, p in walk(path, skipped).items()}
 
     def read(name: str) -> bytes:
         try:
@@ -117,7 +137,8 @@ def _folder(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], byt
             raise UserError(f"{place}: {name}: not readable ({one_line(e)}); check the file") from None
 
     # Reading every file to identify a folder would cost as much as decoding it.
-    content = [str(path.resolve()), sorted((n, s.st_size, s.st_mtime_ns) for n, s in stats.items())]
+    rows = sorted((n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items())
+    content = [str(path.resolve()), rows]
     return {n: s.st_size for n, s in stats.items()}, read, _hash(content)
 
 
@@ -152,6 +173,12 @@ def _labels(meta: dict[str, Any], names: tuple[str, ...], place: str) -> dict[st
         if name not in labels:
             raise UserError(f"{place}: {name!r} has no label; label every image, or drop all labels")
     return labels
+
+
+def _kind(name: str) -> str:
+    """How a file that is no image by its name is counted; few kinds, whatever names there are."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return f"{suffix} file" if suffix[1:].isalpha() and len(suffix) <= 6 else "other file"
 
 
 def _hidden(name: str) -> bool:

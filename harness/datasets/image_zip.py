@@ -65,8 +65,9 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         images = np.concatenate(list(pieces))
         record = describe(images)
     else:
-        key = _cache_key(files, names, labels, options, resolution)
-        cached = _cache.load(key, shape) or _cache.store(key, shape, pieces, describe)
+        content = identity(options)
+        key = _cache_key(content, names, labels, options, resolution)
+        cached = _cache.load(key, shape) or _cache.store(key, shape, _of(content, pieces, options), describe)
         images, record = cached.images, cached.record
     about = {
         "name": "image_zip",
@@ -79,6 +80,8 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "xflip": options.xflip,
         "prepared": files.prepared,
     }
+    if files.skipped:
+        about["skipped"] = dict(files.skipped)
     return ImageSet(images, labels, files.num_classes, record["fingerprint"], about, options.xflip)
 
 
@@ -118,6 +121,13 @@ def _decode(
             yield np.stack(list(pool.map(one, names[start : start + 256])))
 
 
+def _of(content: str | None, pieces: Iterator[np.ndarray], options: Options) -> Iterator[np.ndarray]:
+    """`pieces`, which are kept under `content`: UserError where the files became others meanwhile."""
+    yield from pieces
+    if identity(options) != content:
+        raise UserError(f"dataset.path: {options.path}: changed while it was read; run again when it is complete")
+
+
 def _read(files: ImageFiles, name: str) -> Image.Image:
     place = f"dataset.path: {files.path}: {name}"
     image = decode(files.read(name), place)
@@ -126,8 +136,8 @@ def _read(files: ImageFiles, name: str) -> Image.Image:
 
 
 def _cache_key(
-    files: ImageFiles, names: list[str], labels: np.ndarray | None, options: Options, resolution: int
+    content: str | None, names: list[str], labels: np.ndarray | None, options: Options, resolution: int
 ) -> str:
     """Of the files' content and what is made of them; labels are part of the stored fingerprint."""
     labelled = None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
-    return f"{derive(files.identity, names, labelled, resolution, options.filter):016x}"
+    return f"{derive(content, names, labelled, resolution, options.filter):016x}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from harness import plugins
+from harness.data.image_files import listed
 from harness.data.imageset import ImageSet
 from harness.errors import UserError
 from harness.evaluation import evaluate
@@ -12,14 +13,18 @@ from harness.experiment.spec import Trial
 from harness.training.arm import build, classes, load_data
 
 
-def preflight(trials: Iterable[Trial], place: str) -> None:
+def preflight(trials: Iterable[Trial], place: str) -> tuple[str, ...]:
     """Raise UserError for whatever would fail only after training has begun; each distinct data set,
-    network and way of scoring is tried once."""
+    network and way of scoring is tried once. Returns a line for each place where not every file is an image of its
+    data set."""
     sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
     seen = set()
+    lines: dict[str, None] = {}
     for trial in trials:
         key = repr(trial.dataset)
         data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
+        if skipped := data.about.get("skipped"):
+            lines[f"dataset.path: {getattr(trial.dataset.options, 'path', key)}: left out: {listed(skipped)}"] = None
         if trial.conditional and data.labels is None:
             raise UserError(
                 f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels; "
@@ -41,3 +46,4 @@ def preflight(trials: Iterable[Trial], place: str) -> None:
         for asked in (trial.eval, trial.eval.while_training):
             if asked is not None:
                 evaluate.check(asked, data, heldout)
+    return tuple(lines)

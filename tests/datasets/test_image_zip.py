@@ -1,10 +1,13 @@
 """Image ZIPs and folders by property: formats become RGB, caches are checked, and bad files are one line."""
 
+import os
+import shutil
 import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,9 @@ from harness.data import image_files as _files
 from harness.data import pixel_cache as _cache
 from harness.datasets import image_zip
 from harness.errors import UserError
+from harness.experiment.spec import Plugin
+from harness.trial.preflight import preflight
+from tests import tiny
 from tests.image_files import ZIP, noise, one_line, png, pngs, write_zip
 
 
@@ -101,6 +107,60 @@ def test_a_large_set_is_cached_verified_and_shared(tmp_path: Path, monkeypatch: 
     write_zip(path, {n: png(noise(99)) for n in pngs(30)})
     assert image_zip.load(image_zip.Options(path)).fingerprint != small.fingerprint
     assert not list((tmp_path / "cache" / "images").glob("*.part"))
+
+
+def test_pixels_of_a_folder_are_kept_by_what_its_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_zip, "IN_MEMORY_BYTES", 0)
+    options = image_zip.Options(tmp_path / "set")
+    options.path.mkdir()
+    file = options.path / "a.png"
+    for image in (noise(0), np.ascontiguousarray(noise(0)[::-1])):
+        file.write_bytes(png(image, compress_level=0))
+        os.utime(file, ns=(10**18, 10**18))
+        assert file.stat().st_size == len(png(noise(0), compress_level=0))
+        assert np.array_equal(image_zip.load(options).images[0].transpose(1, 2, 0), image)
+    shutil.copytree(options.path, tmp_path / "copy")
+    monkeypatch.setattr(_cache, "store", lambda *_: pytest.fail("decoded again"))
+    assert len(image_zip.load(image_zip.Options(tmp_path / "copy"))) == 1
+
+
+def test_a_set_that_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_zip, "IN_MEMORY_BYTES", 0)
+    path = write_zip(tmp_path / "a.zip", pngs(2))
+    found = iter(["before", "after"])
+    monkeypatch.setattr(image_zip, "identity", lambda options: next(found))
+    with pytest.raises(UserError) as error:
+        image_zip.load(image_zip.Options(path))
+    one_line(error, "a.zip", "changed while it was read")
+    assert [p.suffix for p in (tmp_path / "cache" / "images").iterdir()] == [".lock"]
+
+
+def test_what_is_left_out_is_counted_and_said(tmp_path: Path) -> None:
+    names = [*pngs(4), "a.bmp", "b.BMP", "c.0001", "README", ".hidden", ".git/config", "__MACOSX/a.png"]
+    files = {**dict.fromkeys(names, b"x"), **pngs(4)}
+    kinds = {".bmp file": 2, "other file": 2}
+    options = image_zip.Options(write_zip(tmp_path / "a.zip", files, [[n, 0] for n in pngs(4)]))
+    assert image_zip.load(options).about["skipped"] == kinds
+    folder = tmp_path / "set"
+    with zipfile.ZipFile(options.path) as z:
+        z.extractall(folder)
+    for link, to in (("gone.png", "nowhere.png"), (".gone.png", "nowhere.png"), ("up", ".."), ("self", "self")):
+        (folder / link).symlink_to(to)
+    data = image_zip.load(image_zip.Options(folder))
+    assert data.about["skipped"] == {**kinds, "broken link": 2, "upward link": 1}
+    assert "skipped" not in image_zip.load(image_zip.Options(write_zip(tmp_path / "b.zip", pngs(2)))).about
+    trial = tiny.trial(eval={"metrics": {"disequilibrium": {"n": 4}}})
+    trial = replace(trial, dataset=Plugin("image_zip", image_zip.Options(folder, resolution=32)))
+    line = f"dataset.path: {folder}: left out: 2 .bmp files, 2 broken links, 2 other files, 1 upward link"
+    assert preflight([trial, trial], "here") == (line,)
+    for name in pngs(4):
+        (folder / name).unlink()
+    (folder / "dataset.json").unlink()
+    with pytest.raises(UserError) as error:
+        image_zip.load(image_zip.Options(folder))
+    one_line(error, "no images", "2 .bmp files")
 
 
 def test_a_broken_image_leaves_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
