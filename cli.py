@@ -111,6 +111,7 @@ def matrix(args: argparse.Namespace) -> int:
     from harness.orchestration import finished
     from harness.store import remote
 
+    _use_inception_weights(args)
     words = [str(args.results), str(args.tracking_uri), *args.set]
     key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
     plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.URL not in os.environ
@@ -120,9 +121,10 @@ def matrix(args: argparse.Namespace) -> int:
     with _loading():
         from harness.orchestration import matrix, recognise
 
-    _use_inception_weights(args)
+    experiment = files.load(args.experiment, args.set)
+    data = finished.stamps(recognise.paths(experiment))  # before anybody looks: what changes meanwhile is not noted
     made = matrix.run(
-        files.load(args.experiment, args.set), args.results, launcher="inline" if args.local else "ray",
+        experiment, args.results, launcher="inline" if args.local else "ray",
         address=args.ray_address, ship_code=args.code == "ship", tracking_uri=args.tracking_uri,
         retry_failed=args.retry_failed, other_code=args.other_code, rescore=args.rescore, accept_old=args.accept_old,
         say=console.say, display=console.Progress,
@@ -133,7 +135,7 @@ def matrix(args: argparse.Namespace) -> int:
         said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
         depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
         folder = trials.parent / made.experiment.name
-        finished.keep(folder, key, said, depends, recognise.paths(made.experiment))
+        finished.keep(folder, key, said, depends, data, matrix.code_outside(made.trials))
     return made.exit_code
 
 

@@ -1,6 +1,6 @@
 """One experiment from start to report: what `nashboard matrix` does, as a function."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
-from harness.store import remote
+from harness.store import code, remote
 from harness.store.folder import finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
@@ -80,13 +80,13 @@ def run(
         return str(result["status"]) if result and entry.id not in judged.unfinished else None
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
-    preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
+    left_out = preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
     recognise.settle(results, known_as)
     changed.settle(todo, results, experiment.name, judged)
     say(counted(experiment, len(todo), len(known)))
-    for line in (*known_as.notes, *judged.notes):
+    for line in (*known_as.notes, *judged.notes, *left_out):
         say(line)
     sink = None
     if tracking_uri != "off":
@@ -118,6 +118,12 @@ def write(found: Report, results: Path) -> Sequence[Path]:
     written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written
+
+
+def code_outside(todo: Iterable[Entry]) -> dict[Path, str]:
+    """{file: sha256 of what this process has of it} of the code outside the project that decides numbers of trials."""
+    sources = [s for e in todo for part in code.deciding(e.trial) for s in part.values()]
+    return {s.path: s.sha256 for s in sources if not s.path.is_relative_to(disk.ROOT)}
 
 
 def counted(experiment: Experiment, trials: int, finished: int) -> str:

@@ -1,15 +1,23 @@
 """A finished matrix answers again at once, and only as long as the answer is still true."""
 
+import hashlib
 import json
+import os
+import sys
 import textwrap
 
 import pytest
 
 import cli
+from harness import outside
+from harness.datasets import image_zip
 from harness.experiment import files
-from harness.orchestration import changed, finished, matrix
+from harness.experiment.spec import Plugin
+from harness.orchestration import changed, finished, matrix, recognise
 from harness.report import collect
 from tests.e2e.test_cli import TINY
+from tests.image_files import pngs, write_zip
+from tests.test_outside import METRIC
 
 
 @pytest.fixture
@@ -67,6 +75,88 @@ def test_the_key_holds_all_that_an_experiment_is_made_of(tmp_path, monkeypatch):
     (tmp_path / "cli.py").write_text("")
     keys.append(finished.key(whole, []))
     assert len(set(keys)) == 4
+
+
+def test_the_key_holds_the_inception_weights_that_are_named(tmp_path, monkeypatch):
+    (tmp_path / "whole.yaml").write_text("name: whole\n")
+    weights = tmp_path / "inception.pth"
+    monkeypatch.setenv("NASHBOARD_INCEPTION_WEIGHTS", str(weights))
+    keys = [finished.key(str(tmp_path / "whole.yaml"), [])]
+    for data in (b"one", b"two"):
+        weights.write_bytes(data)
+        os.utime(weights, ns=(10**18, 10**18))
+        keys.append(finished.key(str(tmp_path / "whole.yaml"), []))
+    monkeypatch.delenv("NASHBOARD_INCEPTION_WEIGHTS")
+    keys.append(finished.key(str(tmp_path / "whole.yaml"), []))
+    assert len(set(keys)) == 4
+
+
+def test_what_changed_while_the_answer_was_sought_is_not_noted(tmp_path):
+    data, code = tmp_path / "data", tmp_path / "factor.py"
+    data.write_text("before")
+    code.write_text("before")
+    stamps, ran = finished.stamps([data]), {code: hashlib.sha256(b"before").hexdigest()}
+
+    def kept():
+        finished.keep(tmp_path / "tiny", "key", {"said": 1}, [], stamps, ran)
+        return finished.recall(tmp_path, "key") is not None
+
+    assert kept()
+    code.write_text("after")
+    assert finished.recall(tmp_path, "key") is None and not kept()
+    code.write_text("before")
+    assert kept()
+    data.write_text("after!")
+    assert finished.recall(tmp_path, "key") is None and not kept()
+    code.unlink()
+    assert not kept()
+
+
+def test_images_corrected_during_the_matrix_leave_no_note(words, tmp_path, monkeypatch):
+    images = write_zip(tmp_path / "a.zip", pngs(64, 32))
+    words += ["--set", f"dataset={{name: image_zip, path: {images}}}"]
+
+    def correct(*a, real=matrix.write):
+        os.utime(images)
+        return real(*a)
+
+    with monkeypatch.context() as m:
+        m.setattr(matrix, "write", correct)
+        assert cli.main(words) == 0
+    assert not list((tmp_path / "results").glob(f"*/{finished.NOTE}"))
+    assert cli.main(words) == 0
+    assert list((tmp_path / "results").glob(f"*/{finished.NOTE}"))
+
+
+def test_what_pixels_a_folder_had_is_asked_anew_of_another_epoch(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    options = image_zip.Options(write_zip(tmp_path / "a.zip", pngs(2)))
+    loaded = []
+    monkeypatch.setattr(image_zip, "load", lambda o, real=image_zip.load: loaded.append(o) or real(o))
+    for epoch, times in ((1, 1), (1, 1), (2, 2)):
+        monkeypatch.setattr(image_zip, "EPOCH", epoch)
+        images = recognise._Images(Plugin("image_zip", options), image_zip.identity(options))
+        assert images.pixels and len(loaded) == times
+
+
+def test_a_module_that_a_plugin_imports_from_anywhere_is_part_of_the_answer(words, tmp_path, capsys, monkeypatch):
+    name = "factor_of_a_plugin"
+    (tmp_path / f"{name}.py").write_text("VALUE = 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "mine" / "metrics").mkdir(parents=True)
+    (tmp_path / "mine" / "metrics" / "m.py").write_text(METRIC.format(value=f"{name}.VALUE") + f"import {name}\n")
+    words += ["--set", "plugins=[mine]", "--set", "eval.metrics=[m]"]
+    try:
+        assert cli.main(words) == 0
+        (note,) = (tmp_path / "results").glob(f"*/{finished.NOTE}")
+        key = json.loads(note.read_text())["key"]
+        assert finished.recall(tmp_path / "results", key)
+        (tmp_path / f"{name}.py").write_text("VALUE = 4\n")
+        assert finished.recall(tmp_path / "results", key) is None
+    finally:
+        outside.use([])
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
