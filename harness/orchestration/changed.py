@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from harness.disk import read_json
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.store import code, lock, remote
@@ -86,6 +87,27 @@ def settle(entries: Sequence[Entry], results: Path, experiment: str, judged: Jud
                 code.accept(folder, code.deciding(e.trial), judged.taken[e.id])
                 for name in (code.COPIES, code.RECORD):
                     remote.publish(folder / name, f"trials/{e.id}/{name}")
+
+
+def adopt(entries: Iterable[Entry], results: Path) -> str | None:
+    """Let finished trials of versions that kept no record of code hang on the code at hand; one line where they can't,
+    because it is not as released."""
+    edited: dict[str, tuple[str, ...]] = {}
+    for e in entries:
+        folder = results / "trials" / e.id
+        if code.read(folder) or "code" in read_json(folder / "result.json"):
+            continue
+        if modules := code.adopt(folder, e.trial):
+            edited[e.name] = modules
+        else:
+            for name in (code.COPIES, code.RECORD):
+                remote.publish(folder / name, f"trials/{folder.name}/{name}")
+    if not edited:
+        return None
+    return (
+        f"{len(edited)} trials are of a version that kept no record of code, and files here are not as released: "
+        f"{_files(edited.values())}; whether these are still the same code can't be told"
+    )
 
 
 def supersede(results: Path, id: str) -> None:
