@@ -46,7 +46,8 @@ def of_trial(trial: Any) -> dict[str, Any]:
         "dataset": dataset_options(trial.dataset),
         "backbone": _named(trial.backbone),
         "conditional": trial.conditional,
-        "variants": {v.name: _without(differing(v.options), "profile") for v in trial.variants},  # it is its options
+        # In their order, in which they act; a profile is its options.
+        "variants": [[v.name, _without(differing(v.options), "profile")] for v in trial.variants],
         "train": differing(trial.train),
         "seed": trial.seed,
     }

@@ -162,6 +162,9 @@ class Seen(NamedTuple):
     term: Tensor | None
 
 
+Filed = tuple[str, str, Term]  # a variant's name, where its term stands, the term
+
+
 class ArmHooks:
     """The hooks of an arm's variants as one, in their order. UserError where two of them want the same place."""
 
@@ -174,6 +177,7 @@ class ArmHooks:
         chosen = self._one("adversarial", {n: h for n, h in variants.items() if h.adversarial is not None})
         self.adversarial = self.variants[chosen].adversarial if chosen else None
         self._filed: dict[str, dict[str, str]] = {name: {} for name in variants}
+        self._places: dict[str, tuple[str, str]] = {}
 
     def _having(self, hook: str) -> dict[str, Hooks]:
         return {n: h for n, h in self.variants.items() if getattr(type(h), hook) is not getattr(Hooks, hook)}
@@ -214,27 +218,34 @@ class ArmHooks:
             head = self.variants[self.head].head(h.float(), d.last_layer(labels), labels, kind)
         return Seen(head.d, head.g, feats, head.term)
 
-    def head_terms(self, *seen: Seen) -> Iterator[tuple[str, Term]]:
+    def head_terms(self, *seen: Seen) -> Iterator[Filed]:
         if self.head is not None and (found := [s.term for s in seen if s.term is not None]):
             value = torch.stack(found).sum()
-            yield self.head, Term(value, {"head": value})
+            yield self.head, "head", Term(value, {"head": value})
 
-    def d_terms(self, step: DStep, memory: dict[str, Memory]) -> Iterator[tuple[str, Term]]:
+    def d_terms(self, step: DStep, memory: dict[str, Memory]) -> Iterator[Filed]:
         for name, hooks in self._d.items():
             own = step._replace(draws=replace(step.draws, scope=f"{step.draws.scope}/{name}"))
             if (term := hooks.d_term(own, memory.get(name, {}))) is not None:
-                yield name, term
+                yield name, "d_term", term
 
-    def g_terms(self, step: GStep, memory: dict[str, Memory]) -> Iterator[tuple[str, Term]]:
+    def g_terms(self, step: GStep, memory: dict[str, Memory]) -> Iterator[Filed]:
         for name, hooks in self._g.items():
             own = step._replace(draws=replace(step.draws, scope=f"{step.draws.scope}/{name}"))
             if (term := hooks.g_term(own, memory.get(name, {}))) is not None:
-                yield name, term
+                yield name, "g_term", term
 
-    def file(self, name: str, term: Term) -> Iterable[tuple[str, Tensor]]:
-        """The parts of a variant's term under the names of their curves."""
+    def file(self, name: str, place: str, term: Term) -> Iterable[tuple[str, Tensor]]:
+        """The parts of the term that variant `name` has in `place`, under the names of their curves. UserError where
+        two places would share one."""
         for part, value in term.parts.items():
-            yield self._filed[name].setdefault(part, curve(name, part)), value
+            at = self._filed[name].setdefault(part, curve(name, part))
+            if (first := self._places.setdefault(at, (name, place))) != (name, place):
+                raise UserError(
+                    f"variants.{name}: part {part!r} of its {place}: {at} is that of {first[0]}'s {first[1]} already; "
+                    "give it another name"
+                )
+            yield at, value
 
     @torch.no_grad()
     def learn(self, memory: dict[str, Memory], joined: Mapping[str, list[Tensor]], shown: int, nimg: int) -> None:

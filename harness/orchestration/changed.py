@@ -115,6 +115,27 @@ def settle(entries: Sequence[Entry], results: Path, experiment: str, judged: Jud
                     remote.publish(folder / name, f"trials/{e.id}/{name}")
 
 
+def adopt(entries: Iterable[Entry], results: Path) -> str | None:
+    """Let finished trials of versions that kept no record of code hang on the code at hand; one line where they can't,
+    because it is not as released."""
+    edited: dict[str, tuple[str, ...]] = {}
+    for e in entries:
+        folder = results / "trials" / e.id
+        if code.read(folder) or "code" in read_json(folder / "result.json"):
+            continue
+        if modules := code.adopt(folder, e.trial):
+            edited[e.name] = modules
+        else:
+            for name in (code.COPIES, code.RECORD):
+                remote.publish(folder / name, f"trials/{folder.name}/{name}")
+    if not edited:
+        return None
+    return (
+        f"{len(edited)} trials are of a version that kept no record of code, and files here are not as released: "
+        f"{_files(edited.values())}; whether these are still the same code can't be told"
+    )
+
+
 def supersede(results: Path, id: str) -> None:
     """Put the folder of a trial away under the first free results/superseded/<id>-<n>. Attempts count on, so that a
     worker that lives on in it, that of another experiment perhaps, writes nothing more."""

@@ -83,12 +83,14 @@ def parts(trial: Trial) -> int:
 
 
 def kind(trial: Trial) -> str:
-    """Equal for trials that take the same memory: backbone, resolution, batch, variants, precision."""
+    """Equal for trials that take the same memory: backbone, resolution, batch, variants, precision, what is kept."""
     from harness.orchestration import speeds
 
     shape = speeds.shape(trial)
     files = repr(trial.dataset) if shape["resolution"] is None else ""  # only the files know the size of their images
-    return json.dumps([shape, files], sort_keys=True, default=str)
+    t = trial.train
+    more = [t.ema_kimg is not None, t.style_mixing > 0, t.pl_batch_shrink if t.pl_weight else None]
+    return json.dumps([shape, files, more], sort_keys=True, default=str)
 
 
 def measure(config: dict[str, Any], run_options: dict[str, Any]) -> Memory | None:

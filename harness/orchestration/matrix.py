@@ -87,7 +87,8 @@ def run(
     recognise.settle(results, known_as)
     changed.settle(todo, results, experiment.name, judged)
     say(counted(experiment, len(todo), len(known)))
-    for line in (*known_as.notes, *judged.notes):
+    unknown = changed.adopt([e for e in todo if e.id in known], results)
+    for line in filter(None, (*known_as.notes, *judged.notes, unknown)):
         say(line)
     sink = None
     if tracking_uri != "off":

@@ -2,7 +2,7 @@
 
 Deciding is a module that a root reaches by imports (read, never run) and that stands in a room of numbers (TRAINING,
 SCORING), on a shelf, or outside the project; not the standard library, nothing installed. What only carries is left
-out: specs, look-up of plugins, checkpoints, journal, errors, pictures.
+out: look-up of plugins, checkpoints, journal, errors, pictures.
 """
 
 import ast
@@ -30,7 +30,8 @@ LOOP, PASS = "harness.training.train", "harness.evaluation.evaluate"
 TRAIN_ROOTS = (LOOP, "harness.trial.run")
 SCORE_ROOTS = (PASS, "harness.trial.scoring")
 SHELVES = ("backbones", "harness.variants", "harness.datasets", "harness.metrics")
-TRAINING = (*TRAIN_ROOTS, "harness.training", "harness.method", "harness.data", "harness.rng", *SHELVES[:3])
+SPEC = ("harness.experiment.spec", "harness.experiment.parse")  # defaults, and what they mean
+TRAINING = (*TRAIN_ROOTS, *SPEC, "harness.training", "harness.method", "harness.data", "harness.rng", *SHELVES[:3])
 SCORING = (*SCORE_ROOTS, "harness.evaluation", "harness.metrics")
 KNOWN = Path(__file__).with_name("known_code.json")
 RECORD, COPIES = "code.json", "code.zip"  # in a trial's folder
@@ -310,6 +311,19 @@ def note(folder: Path, trial: Trial, *, resumed: bool) -> dict[str, Any]:
             raise UserError(f"{folder}: began under other code: {files(other)}; --retrain or --accept-code")
     keep(folder, record, [*now.training.values(), *now.scoring.values()])
     return {"training": record["training"], "scoring": record["scoring"]}
+
+
+def adopt(folder: Path, trial: Trial) -> tuple[str, ...]:
+    """Let a result of an older version, which kept no record, hang on the code at hand from now on; where that is not
+    as the package knows it, nothing is noted and the modules are returned."""
+    now = deciding(trial)
+    sources = {**now.training, **now.scoring}
+    own = {name: source for name, source in sources.items() if source.path.is_relative_to(ROOT)}
+    if edited := tuple(name for name, source in own.items() if source.sha256 not in known(name)):
+        return edited
+    record = {"training": _digests(now.training), "scoring": _digests(now.scoring), "accepted": {}}
+    keep(folder, record, sources.values())
+    return ()
 
 
 def accept(folder: Path, now: Code, modules: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from harness.data.imageset import ImageSet
 from harness.experiment.spec import Train
 from harness.method import losses
 from harness.method.generator import Fakes
-from harness.method.hooks import ArmHooks, DStep, GStep, Kind, Term, per_logit
+from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
 from harness.training.ranks import agree, summed
 from harness.training.state import State, Stats
@@ -77,10 +77,10 @@ def train(
         with autocast():
             return hooks.look(d, images, labels).g
 
-    def plus(loss: Tensor, terms: Iterable[tuple[str, Term]]) -> Tensor:
-        for variant, term in terms:
+    def plus(loss: Tensor, terms: Iterable[Filed]) -> Tensor:
+        for variant, place, term in terms:
             loss = loss + term.value
-            for name, part in hooks.file(variant, term):
+            for name, part in hooks.file(variant, place, term):
                 stats.add(name, part)
         return loss
 

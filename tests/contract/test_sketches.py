@@ -10,7 +10,7 @@ from torch import Tensor
 from backbones import Discriminator, sn_dcgan
 from harness.errors import UserError
 from harness.method import losses
-from harness.method.hooks import Adversarial, ArmHooks, Hooks, curve, per_logit
+from harness.method.hooks import Adversarial, ArmHooks, Hooks, Term, curve, per_logit
 from harness.rng import Streams
 from harness.training import ranks
 from harness.training.arm import build, load_data
@@ -234,6 +234,17 @@ def test_where_parts_are_filed() -> None:
         "loss/align", "loss/align/4", "loss/align_empty/4",
     ]  # fmt: skip
     assert curve("r1", "r1") == "loss/r1/r1"  # never the loop's own curve
+
+
+def test_a_part_filed_from_two_places_is_refused() -> None:
+    """Two numbers of one name would be one curve, and one tensor of parts for `learn`."""
+    term = Term(torch.zeros(()), {"size": torch.ones(())})
+    arm = ArmHooks({"a": Hooks(), "b": Hooks()})
+    for _ in range(2):  # every step files again
+        assert [at for at, _ in arm.file("a", "d_term", term)] == ["loss/a/size"]
+    assert [at for at, _ in arm.file("b", "g_term", term)] == ["loss/b/size"]
+    with pytest.raises(UserError, match="variants.a: part 'size' of its g_term: loss/a/size is that of a's d_term"):
+        list(arm.file("a", "g_term", term))
 
 
 def test_a_head_needs_a_backbone_that_names_its_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from harness.experiment import files, ids
 from harness.experiment.parse import to_plain
 from harness.metrics import disequilibrium
 from harness.orchestration.attempt import Control
+from harness.store import code
 from harness.trial import run as trial
 from harness.variants import sel
 from tests.data.test_identity import changed_by_a_byte, folder_of
@@ -162,6 +163,12 @@ def test_tables_of_the_previous_format_are_what_they_were(here, say):
     assert "6 trials, 6 finished before" in out and "running" not in out and "anew" not in out
     assert "to do: 0 trials" in say("plan", "old.yaml")
     assert all(p.read_bytes() == data for p, data in before.items())
+    # From now on they hang on the code that was here: an edit is noticed as for any other result.
+    for folder in (here / "results" / "trials").iterdir():
+        record = code.read(folder)
+        record["training"]["harness.method.losses"] = "0" * 64
+        code.keep(folder, record, [])
+    assert "harness/method/losses.py" in say("report", "old.yaml")
 
 
 def rows(path):

@@ -122,3 +122,9 @@ def test_another_option_of_a_variant_is_another_kind_with_a_speed_of_its_own(pro
     assert [speeds.speed(t, "cpu", records) is not None for t in (usual, small, large)] == [False, True, False]
     said = speeds.shape(large)["variants"]
     assert said == (["sel (hidden 4096)"] if profile == "paper" else ["sel (release, hidden 4096)"])
+
+
+def test_variants_count_in_their_order():
+    """What D sees, or what is added to a loss first, is another function in another order."""
+    one = tiny.trial("sn_dcgan", "align")
+    assert replace(one, variants=one.variants[::-1]).id != one.id
