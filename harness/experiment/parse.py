@@ -83,7 +83,10 @@ def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
 
 
 def scored_as(result: Mapping[str, Any], spec: Eval) -> bool:
-    """Whether a result was scored as `spec` asks, by the scoring code of today."""
+    """Whether a result was scored as `spec` asks, by the scoring code of today. One that diverged while it trained has
+    no scores, whatever is asked."""
+    if result.get("diverged_in") == "training":
+        return True
     wanted = ids.of_scoring(spec)
     if "scoring" in result:
         return bool(result["scoring"] == wanted)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from harness.disk import read_json
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.store import code, lock, remote
-from harness.store.folder import finished
+from harness.store.folder import bump, finished, was_scored
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
@@ -29,37 +29,63 @@ class Judged(NamedTuple):
         return self.away | self.again
 
 
-def judge(entries: Sequence[Entry], results: Path, experiment: str, choice: Choice, rescore: bool) -> Judged:
+def judge(
+    entries: Sequence[Entry],
+    results: Path,
+    experiment: str,
+    choice: Choice,
+    rescore: bool,
+    old: Collection[str] | None = None,
+) -> Judged:
     """What `choice` says about trials of other code; nothing is done yet.
 
     Trials (finished, or with a checkpoint) that other code trains: `ask` refuses them in one line, `accept` notes in
     their folders that the code here is as good, `retrain` (what was accepted before, too) puts their folders away under
-    results/superseded. Those that other code only scores are scored again, unless accepted; `rescore`: all that are
-    done. None is trained for it.
+    results/superseded. Those that other code only scores are scored again, unless accepted; `rescore`: all that were
+    scored. None is trained for it: one whose result is scored otherwise than asked, and whose networks are gone, is
+    refused, too, or with `retrain` put away. `old`: the folders that are taken as they are though an EPOCH touched them
+    (None: not asked for), so the code that trained them is accepted.
     """
     home, by_id = results / "trials", {e.id: e for e in entries}
-    ended = {id: finished(home / id, e.trial) or {} for id, e in by_id.items()}
+    stored = {id: read_json(home / id / "result.json") for id in by_id}
+    otherwise = {id for id, e in by_id.items() if stored[id] and not finished(home / id, e.trial)}
+    whole = {id for id, result in stored.items() if is_whole(home / id, result)}
     accepted = choice != "retrain"
-    others = {id: code.other(home / id, e.trial, ended[id], accepted=accepted) for id, e in by_id.items()}
+    others = {id: code.other(home / id, e.trial, stored[id], accepted=accepted) for id, e in by_id.items()}
+    others |= {id: others[id]._replace(scoring=()) for id in otherwise}  # scored again in any case
 
     def names(ids: Iterable[str]) -> str:
         found = [by_id[id].name for id in ids]
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         return f"{len(found)} trial{'s' * (len(found) > 1)} ({', '.join(found[:SHOWN])}{more})"
 
-    trained = {id: o.training for id, o in others.items() if o.training}
+    trained = {id: o.training for id, o in others.items() if o.training and id not in (old or ())}
+    also = "" if old is None else "--accept-old "
     if trained and choice == "ask":
         raise UserError(
-            f"{experiment}: other code than is here trained {names(trained)}: {_files(trained.values())}; "
-            "train them again: --retrain (their old folders are kept), or go on with them as they are: --accept-code"
+            f"{experiment}: other code than is here trained {names(trained)}: {_files(trained.values())}; train them "
+            f"again: {also}--retrain (their old folders are kept), or go on with them as they are: {also}--accept-code"
         )
-    away = trained if choice == "retrain" else {}
+    lost = sorted(otherwise - whole)
+    if lost and choice != "retrain":
+        raise UserError(
+            f"{experiment}: scored otherwise than is asked for, and without the last checkpoint that could be scored "
+            f"again: {names(lost)}; train them again: {also}--retrain (their old folders are kept), or ask for the "
+            "scoring that they have"
+        )
+    away = trained.keys() | lost if choice == "retrain" else set()
     taken = {id: (*o.training, *o.scoring) for id, o in others.items() if any(o)} if choice == "accept" else {}
+    for id in old or ():
+        if id not in away and others[id].training:
+            taken.setdefault(id, others[id].training)
     scored = {id: o.scoring for id, o in others.items() if o.scoring}
     if rescore:
-        scored = {id: others[id].scoring for id, result in ended.items() if result.get("status") == "done"}
-    scored = {id: modules for id, modules in scored.items() if id not in away and (rescore or id not in taken)}
-    again = {id: modules for id, modules in scored.items() if _is_whole(home / id, ended[id])}
+        scored = {id: others[id].scoring for id, result in stored.items() if was_scored(result)}
+    if choice == "accept" and not rescore:
+        scored = {}
+    scored |= dict.fromkeys(otherwise, ())
+    scored = {id: modules for id, modules in scored.items() if id not in away}
+    again = {id: modules for id, modules in scored.items() if id in whole}
     gone = sorted(scored.keys() - again.keys())
     notes = []
     if away:
@@ -112,26 +138,27 @@ def adopt(entries: Iterable[Entry], results: Path) -> str | None:
 
 def supersede(results: Path, id: str) -> None:
     """Put the folder of a trial away under the first free results/superseded/<id>-<n>. Attempts count on, so that a
-    worker that lives on in it writes nothing more."""
+    worker that lives on in it, that of another experiment perhaps, writes nothing more."""
     folder, away = results / "trials" / id, results / "superseded"
     away.mkdir(exist_ok=True)
     n = next(n for n in range(1, 10**6) if not (away / f"{id}-{n}").exists())
+    number = str(bump(folder)).encode()
+    remote.publish(folder / "attempt", f"trials/{id}/attempt")
     remote.supersede(f"trials/{id}", f"superseded/{id}-{n}")
     folder.rename(away / f"{id}-{n}")
-    number = away / f"{id}-{n}" / "attempt"
-    if number.exists():
-        folder.mkdir()
-        (folder / "attempt").write_bytes(number.read_bytes())
+    folder.mkdir()
+    (folder / "attempt").write_bytes(number)
+    remote.publish(folder / "attempt", f"trials/{id}/attempt")
 
 
-def _is_whole(folder: Path, result: dict[str, Any]) -> bool:
+def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
     """Whether the trained networks are there (at a URL: said to be), so that scoring trains nothing."""
     try:
         latest = json.loads((folder / "checkpoints" / "latest.json").read_text())
     except (OSError, ValueError):
         return False
     here = remote.URL in os.environ or (folder / "checkpoints" / latest["file"]).exists()
-    return bool(here and latest["nimg"] == result["nimg"])
+    return bool(here and latest["nimg"] == result.get("nimg"))
 
 
 def _files(modules: Iterable[Iterable[str]]) -> str:

@@ -73,7 +73,8 @@ def run(
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    judged = changed.judge(todo, results, experiment.name, other_code, rescore)
+    old = known_as.taken.keys() if accept_old else None
+    judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
     def ended(entry: Entry) -> str | None:
         result = finished(results / "trials" / entry.id, entry.trial)

@@ -9,16 +9,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.console import duration
+from harness.disk import read_json
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
-from harness.orchestration import speeds
+from harness.orchestration import changed, speeds
 from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, resolution, speed
 from harness.report.tables import Grid
+from harness.store import code
 from harness.store.checkpoint import KEEP
 from harness.store.folder import finished
+
+UNTRAINED = ("to do", "data not here", "scored otherwise")  # the last: its networks are gone; matrix asks first
 
 # ── time ─────────────────────────────────────────────────────────────────────
 
@@ -138,8 +142,14 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
     """The unique trials in launch order: which cells each serves, what it costs, its state. `absent`: ids of those
     whose images are not here."""
     every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    states = [finished(results / "trials" / e.id, e.trial) for e in every]
-    todo = [e for e, state in zip(every, states, strict=True) if state is None]
+    homes = [results / "trials" / e.id for e in every]
+    stored = [read_json(home / "result.json") for home in homes]
+    states = [_state(e, home, result, absent) for e, home, result in zip(every, homes, stored, strict=True)]
+    todo = [e for e, state in zip(every, states, strict=True) if state in UNTRAINED]
+    others = [
+        (e.name, code.other(home, e.trial, result, accepted=False))
+        for e, home, result in zip(every, homes, stored, strict=True)
+    ]
     records = speeds.finished_here(results) + speeds.measured()
     gpu, cpu = (forecast(every, kind, records) for kind in KINDS)
     rows = []
@@ -149,13 +159,27 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
             (
                 e.id, serves, str(e.trial.seed), e.trial.backbone.name, e.trial.dataset.name,
                 f"{e.trial.train.total_kimg:g}", *("" if s is None else duration(s) for s in seconds),
-                state["status"] if state else "data not here" if e.id in absent else "to do",
+                state,
             )
         )  # fmt: skip
+    lines = notes(experiment, todo, records, gpus, cores)
+    if count := states.count("to score"):
+        lines.insert(1, f"to score: {count} trials, which are trained")
+    lines += filter(None, [code.told(others)])
     places = sum(len(e.serves) for e in every)
     title = f"{experiment.name}: {len(every)} unique trials for {places} places in tables"
     header = ("trial", "serves", "seed", "backbone", "data", "kimg", "on a GPU", "on a core", "state")
-    return Grid(title, header, tuple(rows), tuple(notes(experiment, todo, records, gpus, cores)), len(header))
+    return Grid(title, header, tuple(rows), tuple(lines), len(header))
+
+
+def _state(e: Entry, home: Path, stored: Mapping[str, Any], absent: Container[str]) -> str:
+    """What becomes of a trial: its result's word, `to score` (from its last checkpoint, at no hours of training), or
+    one of UNTRAINED."""
+    if result := finished(home, e.trial):
+        return str(result["status"])
+    if stored:
+        return "to score" if changed.is_whole(home, stored) else "scored otherwise"
+    return "data not here" if e.id in absent else "to do"
 
 
 def notes(

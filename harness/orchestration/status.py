@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from harness.disk import read_json
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
 from harness.report.tables import Grid
@@ -14,9 +15,11 @@ def table(experiment: Experiment, results: Path) -> Grid:
     rows, others = [], []
     for e in entries(experiment):
         folder = results / "trials" / e.id
-        result = finished(folder, e.trial)
-        others.append((e.name, code.other(folder, e.trial, result or {}, accepted=False)))
+        result, stored = finished(folder, e.trial), read_json(folder / "result.json")
+        others.append((e.name, code.other(folder, e.trial, stored, accepted=False)))
         now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
+        if stored and not result and now.get("state") == stored.get("status"):
+            now = {**now, "state": "scored otherwise"}
         kimg = f"{now.get('nimg', 0) / 1000:.4g}/{e.trial.train.total_kimg:g}"
         rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))

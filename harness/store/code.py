@@ -23,6 +23,7 @@ from harness import disk, outside, plugins
 from harness.disk import ROOT
 from harness.errors import UserError
 from harness.experiment.spec import Trial
+from harness.store.folder import was_scored
 
 OWN = ("harness", "backbones")
 LOOP, PASS = "harness.training.train", "harness.evaluation.evaluate"
@@ -275,7 +276,7 @@ def other(folder: Path, trial: Trial, result: Mapping[str, Any], *, accepted: bo
             return ()
         return compare(was, copies(folder), present, fine)
 
-    scored = changed(made["scoring"], now.scoring) if result.get("status") == "done" else ()
+    scored = changed(made["scoring"], now.scoring) if was_scored(result) else ()
     return Other(changed(made["training"], now.training), scored)
 
 

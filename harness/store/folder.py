@@ -7,6 +7,7 @@ before it writes.
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
 
 def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
     """The trial's result if it is there and was scored as the trial asks, else None."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return result if scored_as(result, trial.eval) else None
+    result = read_json(folder / "result.json")
+    return result if result and scored_as(result, trial.eval) else None
+
+
+def was_scored(result: Mapping[str, Any]) -> bool:
+    """Whether scoring made the result what it is: done, or diverged in it."""
+    return result.get("status") == "done" or result.get("diverged_in") == "scoring"

@@ -10,7 +10,7 @@ import torch
 from backbones import Discriminator
 from harness import outside
 from harness.data.imageset import ImageSet
-from harness.disk import write_atomic
+from harness.disk import read_json, write_atomic
 from harness.errors import Diverged, UserError
 from harness.experiment import ids, loader
 from harness.experiment.parse import parse_trial, to_plain
@@ -50,11 +50,21 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
         return live.say("interrupted")
     except Diverged as e:
         return live.say("diverged", str(e))
+    except UserError as e:
+        if (folder / "result.json").exists():  # no driver notes an end beside a result
+            live.say("failed", str(e))
+        raise
     return live.say("done")
 
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
+    before, saved = read_json(folder / "result.json"), _resumable(folder)
+    if before and not (saved and saved.meta["complete"]):
+        raise UserError(
+            f"{folder}: has a result, but its last checkpoint is not whole: training would write over it; "
+            "--retrain puts the folder away and trains anew"
+        )
     own = outside.used_by(trial.plugins)
     env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
     write_atomic(folder / "config.yaml", loader.dump_yaml(to_plain(trial)).encode())
@@ -66,7 +76,6 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     data, heldout = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
-    saved = _resumable(folder)
     if saved is not None:
         if saved.meta["fingerprint"] != data.fingerprint:
             raise UserError(
@@ -81,6 +90,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     metrics: dict[str, Any] = {}
     best: dict[str, Any] | None = None
     drawn: dict[str, str] = {}
+    during = "training"
     try:
         with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
             if saved is not None and state.nimg:
@@ -91,12 +101,16 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         if not ended:
             raise Interrupted
         keep.finish(state)
+        during = "scoring"
         metrics = scoring.of_last(trial, state, data, heldout, live)
         best = scoring.of_best(keep.watch, state, metrics, heldout, live)
         drawn = draw(trial, state, data, folder)
     except Diverged as e:
+        if during == "scoring" and before.get("status") == "done":
+            journal.close()
+            raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
         # A diverged run is a result with its nimg, never a number.
-        result |= {"status": "diverged", "reason": str(e)}
+        result |= {"status": "diverged", "reason": str(e), "diverged_in": during}
         metrics, best = {}, None
     except BaseException:
         journal.close()

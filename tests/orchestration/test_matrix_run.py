@@ -78,4 +78,5 @@ def test_a_superseded_folder_takes_the_first_free_number_and_its_worker_is_fence
         (home / "result.json").write_text("{}")
         changed.supersede(tmp_path, "abc")
         assert (tmp_path / "superseded" / f"abc-{nth}" / "result.json").exists()
-        assert {p.name: p.read_text() for p in home.iterdir()} == {"attempt": str(nth)}
+        assert (tmp_path / "superseded" / f"abc-{nth}" / "attempt").read_text() == str(nth + 1)
+        assert {p.name: p.read_text() for p in home.iterdir()} == {"attempt": str(nth + 1)}
