@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,17 +51,41 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             options["runtime_env"] = {"env_vars": ours} if ours else {}
             if ship_code:
                 options["runtime_env"]["py_modules"] = [str(ROOT / "harness"), str(ROOT / "backbones")]
-        import ray
+        with _patient() as asked:
+            import ray
 
+            try:
+                ray.init(**options)
+            except (ConnectionError, RuntimeError, ValueError) as e:
+                where = address or "a local Ray"
+                raise UserError(f"--ray-address {where}: did not answer as Ray: {first_line(e)}") from e
         try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as e:
-            where = address or "a local Ray"
-            raise UserError(f"--ray-address {where}: did not answer as Ray: {first_line(e)}") from e
-        try:
+            if asked:
+                raise KeyboardInterrupt
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _patient() -> Iterator[list[int]]:
+    """While Ray starts, a first Ctrl-C is only noted: inside, it would leave half a Ray, or end this process by a fault
+    in Ray's own code. A second one ends it at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _sweep() -> None:
