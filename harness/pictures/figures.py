@@ -94,11 +94,6 @@ def edits(rows: Sequence[Pixels], centres: Sequence[NDArray[np.floating]]) -> Pi
     return np.asarray(sheet)
 
 
-def heatmap_sheet(images: Pixels, latents: int) -> Pixels:
-    """The paper's figure 6: images [heatmaps x latents, 3, R, R]; a row shares its heatmap, a column its latent."""
-    return tile(images, columns=latents)
-
-
 class Curve(NamedTuple):
     """y at x with an error bar of +- `error` each; all of one length."""
 
