@@ -369,6 +369,8 @@ def data(args: argparse.Namespace) -> int:
             args.name, args.source, args.out, resolution=args.resolution, filter=args.filter,
             max_images=args.max_images, workers=args.workers, progress=progress,
         )  # fmt: skip
+    for note in made.notes:
+        console.say(f"--source: {args.source}: {note}")
     console.say(f"{args.out}: {made.images} images of {made.resolution}x{made.resolution}, {made.size_bytes} bytes")
     return 0
 
