@@ -28,7 +28,7 @@ say() { echo "$(date '+%F %T') job $SLURM_JOB_ID, lifetime $((${SLURM_RESTART_CO
 python -c 'import cli, ray' || refuse "$(command -v python) has no Nashboard; activate the environment that has, then sbatch"
 
 asked="" driver=""
-ask() { asked=yes; say "time is over"; [ -z "$driver" ] || kill -TERM "$driver"; }
+ask() { asked=yes; say "asked to end"; [ -z "$driver" ] || kill -TERM "$driver" 2> /dev/null; }
 trap ask TERM
 
 # ── Ray, one node of it on each of SLURM's, with what SLURM gives there ───────
@@ -80,7 +80,7 @@ say "Ray is up on $SLURM_NNODES nodes, $RAY_HEAD"
 # ── the driver, until it is done or time is over ──────────────────────────────
 python -m cli matrix "$@" --ray-address "$RAY_HEAD" &
 driver=$!
-[ -z "$asked" ] || kill -TERM "$driver"
+[ -z "$asked" ] || kill -TERM "$driver" 2> /dev/null
 wait "$driver"
 code=$?
 while kill -0 "$driver" 2> /dev/null; do # the signal ended the wait, not the driver
@@ -89,8 +89,10 @@ while kill -0 "$driver" 2> /dev/null; do # the signal ended the wait, not the dr
 done
 say "the driver ended with $code"
 
-# A job that is being cancelled is in another state, and `stop` asks the driver, not this shell.
-if [ "$code" = 130 ] && [ -n "$asked" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+# 143: it was told before it listened. A job that is being cancelled is in another state, and `stop` asks the driver, not
+# this shell.
+state() { squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T; }
+if [[ -n $asked && $code =~ ^(130|143)$ && $(state) = RUNNING ]]; then
     say "goes on in its next lifetime"
     scontrol requeue "$SLURM_JOB_ID" || say "can't be put into the queue again here; submit the same job, which goes on"
 fi
