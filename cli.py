@@ -435,10 +435,11 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import disk
+    from harness import disk, proxies
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    proxies.spare_this_machine()
     try:
         args.results = remote.folder(args.results)
         return VERBS[args.verb].run(args)

@@ -35,9 +35,8 @@ class Word(str):
         if not self.misread:
             return f"YAML 1.1 reads it as {shown(self.value)}"
         digits = DIGITS.fullmatch(self)
-        return (
-            f"YAML 1.1 reads it as {shown(self.value)}; write {digits[1] + digits[2] if digits else shown(self.value)}"
-        )
+        right = digits[1] + digits[2] if digits else shown(self.value)
+        return f"YAML 1.1 reads it as {shown(self.value)}; write {right}"
 
     def __reduce__(self) -> tuple[type["Word"], tuple[str, Any]]:  # for copies
         return Word, (str(self), self.value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from harness import proxies
 from harness.disk import ROOT
 from harness.errors import UserError
 from harness.store import lock
@@ -27,6 +28,7 @@ MARK = "NASHBOARD_DRIVER"
 def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
     """A running Ray, ours or the cluster at `address`; shut down or left on exit."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    proxies.spare_this_machine()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with contextlib.ExitStack() as stack:
         if address is None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import proxies
 from harness.errors import UserError
 from harness.tracking import views
 from harness.tracking.mirror import default_uri
@@ -41,6 +42,7 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[
         except OSError as e:
             raise UserError(f"--port {port}: {e.strerror}; give another, like --port {port + 1}") from None
         port = probe.getsockname()[1]  # port 0: any free one
+    proxies.spare_this_machine()
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", default_uri(results)]
     command += ["--default-artifact-root", (results.absolute() / "mlartifacts").as_uri()]
