@@ -6,12 +6,12 @@ import socket
 import psutil
 
 SELF = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "[::1]", "0.0.0.0")
-"""As the clients that we use compare: by the end of the name, some by network; brackets or none about an IPv6 address."""
+"""As our clients compare: by the end of the name, some by network; an IPv6 address with brackets or without."""
 
 
 def spare_this_machine() -> None:
-    """Except this machine from every proxy, for this process and what it starts: MLflow's server and client, Ray,
-    torch. Where no proxy is set nothing changes; what is excepted already stays so."""
+    """Except this machine from every proxy, for this process and what it starts: MLflow's server and client, Ray.
+    (torch.distributed knows no proxies.) Where no proxy is set nothing changes; what is excepted already stays so."""
     if not any(value for name, value in os.environ.items() if name.lower().endswith("_proxy")):
         return
     for name in ("no_proxy", "NO_PROXY"):  # some read the one, some the other, most the small one first
