@@ -259,17 +259,19 @@ def _open_emoji(path: Path) -> Source:
             f"{place}: not a whole emoji-datasource-google-16.0.0.tgz ({one_line(e)}); fetch it again"
         ) from None
     try:
-        names, labels = _emoji_order(json.loads(files[_EMOJI_INDEX]))
+        names, labels, undrawn = _emoji_order(json.loads(files[_EMOJI_INDEX]))
         images = [(f"{place}: {name}", files[_EMOJI_IMAGES + name]) for name in names]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise UserError(f"{place}: no emoji-datasource-google package ({e!r}); fetch version 16.0.0") from None
     if not images:
         raise UserError(f"{place}: holds no images; fetch emoji-datasource-google 16.0.0")
-    return Source(len(images), labels, [n for n, _ in images], lambda start: (item for item in images[start:]))
+    notes = (f"left out: {undrawn} of {undrawn + len(images)} emoji, which Google does not draw",) if undrawn else ()
+    return Source(len(images), labels, [n for n, _ in images], lambda start: (item for item in images[start:]), notes)
 
 
-def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
-    """emoji.json -> file names and class numbers."""
+def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int], int]:
+    """emoji.json -> file names, class numbers, and how many there is no image of."""
+    undrawn = 0
     names: list[str] = []
     groups: list[str] = []
     for emoji in sorted(index, key=lambda e: e["sort_order"]):
@@ -277,8 +279,10 @@ def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
             if variant["has_img_google"]:
                 names.append(variant["image"])
                 groups.append(emoji["category"])
+            else:
+                undrawn += 1
     classes = list(dict.fromkeys(groups))
-    return names, [classes.index(g) for g in groups]
+    return names, [classes.index(g) for g in groups], undrawn
 
 
 RECIPES = {
