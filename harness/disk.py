@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import UserError
 
@@ -21,7 +21,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as f:
+        with fresh(part) as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
@@ -29,6 +29,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def fresh(path: Path) -> BinaryIO:
+    """A new file at `path` for writing, whatever stood there: it is made, never opened, so that a link which another
+    user put in its place leads nowhere."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def read_json(path: Path) -> dict[str, Any]:
