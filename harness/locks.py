@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal
 
 from harness.errors import UserError, legible
 
@@ -50,7 +50,7 @@ def opened(path: Path, remedy: str) -> BinaryIO:
         os.close(fd)
         what = "has a second name" if stat.S_ISREG(found.st_mode) else "is no plain file"
         raise UserError(f"{path}: {what}, so it is not opened as a file of ours; remove it")
-    return cast(BinaryIO, os.fdopen(fd, mode))
+    return os.fdopen(fd, mode)
 
 
 def take(file: BinaryIO, path: Path, remedy: str, waiting: Callable[[], None] | None = None) -> None:
