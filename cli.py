@@ -437,6 +437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    disk.use_own_compiler_folder()
     try:
         args.results = remote.folder(args.results)
         return VERBS[args.verb].run(args)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, folders that can be written, and what a full disk looks like. No torch."""
 
+import contextlib
 import errno
 import json
 import os
@@ -64,6 +65,15 @@ def cache_folder() -> Path:
     `XDG_CACHE_HOME` or ~/.cache."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nashboard"
     return Path(os.environ.get("NASHBOARD_CACHE") or usual)
+
+
+def use_own_compiler_folder() -> None:
+    """Name a folder of this user's to torch, before it is imported: its compiler, though nothing here asks for it, makes
+    one of a fixed name in the temporary folder, and fails where another user has put something in its place."""
+    folder = cache_folder() / "torch"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def is_full(e: BaseException | None) -> bool:
