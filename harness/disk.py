@@ -68,8 +68,8 @@ def cache_folder() -> Path:
 
 
 def use_own_compiler_folder() -> None:
-    """Name a folder of this user's to torch, before it is imported: its compiler, though nothing here asks for it, makes
-    one of a fixed name in the temporary folder, and fails where another user has put something in its place."""
+    """Name a folder of this user's to torch, before it is imported: its compiler, though nothing here asks for it,
+    makes one of a fixed name in the temporary folder, and fails where another user has put something in its place."""
     folder = cache_folder() / "torch"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
