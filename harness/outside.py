@@ -238,7 +238,7 @@ def restore(copy: Path, named: Iterable[Folder] = ()) -> None:
     for name in kept:
         if (uid := (copy / name).stat().st_uid) not in (os.geteuid(), 0):
             raise UserError(
-                f"{copy / name}: belongs to {locks.user(uid)}, and this trial would have it run as you; read it, and if "
-                f"you trust it, add --set plugins=[{copy}]"
+                f"{copy / name}: belongs to {locks.user(uid)}, and this trial would have it run as you; read it, and "
+                f"if you trust it, add --set plugins=[{copy}]"
             )
     use([*chosen, *([_here(copy, kept)] if kept else [])])

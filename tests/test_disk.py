@@ -57,6 +57,7 @@ def test_a_full_disk_is_seen_through_what_it_caused():
     assert not disk.is_full(OSError(errno.ENOENT, "gone"))
 
 
+@pytest.mark.slow
 def test_torch_makes_no_folder_of_a_fixed_name_where_all_users_write(tmp_path):
     """With a file of another user in its place, torch's compiler, and so its optimizers, could not be imported."""
     code = "from harness import disk; disk.use_own_compiler_folder()\n"

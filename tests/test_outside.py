@@ -220,7 +220,7 @@ def test_what_a_trial_kept_is_used_when_the_folder_is_gone_or_another(tmp_path):
 
 @needs_root
 def test_what_another_users_trial_kept_runs_only_when_it_is_named(tmp_path):
-    """A trial's folder that is scored or drawn brings code; a shared folder of results is no place to be taken over by."""
+    """A trial's folder that is scored or drawn brings code; a shared folder of results takes nobody over."""
     use(mine(tmp_path / "mine", 5))
     outside.keep(tmp_path / "trial", outside.used_by([("harness.variants", "y")]))
     outside.use([])
