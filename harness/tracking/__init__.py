@@ -4,4 +4,5 @@ mirror.py  what is sent, once; the only mlflow import
 sink.py    the thread that feeds it
 views.py   the views that open first
 server.py  its own pages on this machine
+gate.py    the key to them
 """
