@@ -87,6 +87,7 @@ def test_the_server_of_ui_answers_by_its_link_alone(tmp_path, mlflow_db):
     shutil.copy(mlflow_db, tmp_path / "mlflow.db")
     command = [sys.executable, str(ROOT / "cli.py"), "ui", "--results", str(tmp_path), "--port", "0", "--no-browser"]
     ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert ui.stdout
     try:
         link = next(line for line in ui.stdout if line.startswith("MLflow: ")).split()[1]
         base, _, query = link.partition("/?")
