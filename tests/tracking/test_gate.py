@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,8 @@ def ask(path="/", query="", kind="http", **headers):
     async def send(message):
         came.append(message)
 
-    asyncio.run(gate.shut(_pages, KEY)(scope, None, send))
+    shut: Any = gate.shut(_pages, KEY)
+    asyncio.run(shut(scope, None, send))
     return came
 
 
