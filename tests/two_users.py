@@ -15,11 +15,12 @@ ALICE, BOB = 60001, 60002  # nobody's on a usual system, and no names are needed
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user can only be tried by root")
 BECOME = "import os; os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
+SELF = os.getuid()
 
 
 def run_as(uid: int, imports: str, code: str, **environment: str) -> "subprocess.Popen[str]":
     """A process that imports as we do and then is user `uid`: what is closed to him is so for `code` alone."""
-    script = f"{imports}\n{BECOME.format(uid=uid)}{code}"
+    script = f"{imports}\n{'' if uid == SELF else BECOME.format(uid=uid)}{code}"
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         [sys.executable, "-c", script], env=env, cwd="/", text=True, stdin=subprocess.PIPE,
@@ -34,7 +35,7 @@ def said_as(uid: int, imports: str, code: str, **environment: str) -> str:
 
 def command_as(uid: int) -> list[str]:
     """The words before a command that make `uid` run it."""
-    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    return [] if uid == SELF else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
 
 
 @cache
@@ -46,8 +47,9 @@ def python_for_all(place: Path) -> tuple[str, str]:
     shutil.copy(ROOT / "cli.py", code)
     packages = sysconfig.get_path("purelib")
     python = Path(sys.executable)
-    tried = [*command_as(ALICE), "sh", "-c", f"{python} -c 'import torch'"]  # a shell: setpriv itself may still enter
-    if subprocess.run(tried, cwd="/", capture_output=True).returncode:  # under a home that is shut, like /root
+    shell = [*command_as(ALICE if SELF == 0 else SELF), "sh", "-c"]  # a shell: setpriv itself may still enter
+    if subprocess.run([*shell, f"{python} -c 'import torch'"], cwd="/", capture_output=True).returncode:
+        # It is under a home that is shut, like /root.
         base = Path(sys.base_prefix)
         leave = shutil.ignore_patterns("site-packages", "test", "__pycache__", "*.a", "share", "include")
         shutil.copytree(base, place / "python", ignore=leave, symlinks=True)

@@ -59,7 +59,7 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
 
             try:
                 ray.init(**options)
-            except Exception as e:  # noqa: BLE001 - whatever it is, it is Ray's, and one line
+            except (ConnectionError, RuntimeError, ValueError) as e:
                 where = address or "a local Ray"
                 raise UserError(f"--ray-address {where}: did not answer as Ray: {first_line(e)}") from e
         try:

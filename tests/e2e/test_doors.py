@@ -1,6 +1,7 @@
 """Two users of one machine, and what a matrix opens while it runs: who else can reach it, and what he can do there.
 
-`make doors` writes what was found into docs/security.md. Only root can be two users, so elsewhere these are skipped.
+`make doors` writes what was found into docs/security.md. Only root can be two users: who is not looks at the doors
+alone, and knocks at them himself.
 """
 
 import contextlib
@@ -19,9 +20,10 @@ import psutil
 import pytest
 
 from harness.orchestration.cluster import MARK
-from tests.two_users import ALICE, BOB, ROOT, command_as, needs_root, python_for_all, said_as
+from tests.two_users import ALICE, BOB, ROOT, SELF, command_as, needs_root, python_for_all, said_as
 
-pytestmark = [pytest.mark.slow, needs_root]
+pytestmark = pytest.mark.slow
+USER, STRANGER = (ALICE, BOB) if SELF == 0 else (SELF, SELF)
 
 EXPERIMENT = """
 name: one
@@ -44,10 +46,10 @@ class Home:
     def __init__(self, place: Path, uid: int, code: tuple[str, str]) -> None:
         self.uid, self.code, self.place = uid, code, place
         self.folder = place / f"home{uid}"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         (self.folder / "one.yaml").write_text(EXPERIMENT)
         for path in (self.folder, self.folder / "one.yaml"):
-            os.chown(path, uid, uid)
+            os.chown(path, uid, uid if uid != SELF else -1)
 
     def matrix(self, *words: str, results: str = "results", **environment: str) -> "subprocess.Popen[str]":
         python, path = self.code
@@ -75,7 +77,7 @@ def place() -> Iterator[Path]:
     yield folder
     for process in psutil.process_iter(["uids"]):
         with contextlib.suppress(psutil.Error):
-            if process.info["uids"].real in (ALICE, BOB):
+            if process.info["uids"].real in (ALICE, BOB) and SELF == 0:
                 process.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -83,7 +85,7 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def homes(place: Path) -> tuple[Home, Home]:
     code = python_for_all(place)
-    return Home(place, ALICE, code), Home(place, BOB, code)
+    return Home(place, USER, code), Home(place, STRANGER, code)
 
 
 def ended(process: "subprocess.Popen[str]", timeout_s: float = 240) -> tuple[int, str]:
@@ -103,6 +105,7 @@ def trains(home: Home, results: str) -> bool:
     return any(f.stat().st_size for f in home.folder.glob(f"{results}/trials/*/*events.jsonl*"))
 
 
+@needs_root
 def test_two_users_run_a_matrix_one_after_the_other_and_at_once(place, homes):
     alice, bob = homes
     before = set(Path("/tmp").iterdir())
@@ -176,15 +179,17 @@ def doors(driver: int) -> set[Door]:
 def reach(door: Door) -> str:
     """Who gets as far as the door."""
     if door.kind == "unix":
-        return _knock_at_socket(door.address)
+        shut = any(p.is_dir() and not p.stat().st_mode & 0o077 for p in Path(door.address).parents)
+        return _knock_at_socket(door.address) if STRANGER != USER else "its user" if shut else "this machine"
     ip = door.address.rpartition(":")[0].removeprefix("::ffff:")
     return "this machine" if ip.startswith("127.") or ip == "::1" else "the network"
 
 
 def _knock_at_socket(path: str) -> str:
     """As another user."""
-    code = f"s = socket.socket(socket.AF_UNIX)\ntry: s.connect({path!r}); print('this machine')\n"
-    return said_as(BOB, "import socket", code + "except PermissionError: print('its user')")
+    name = path.replace("@", "\0", 1) if path.startswith("@") else path
+    code = f"s = socket.socket(socket.AF_UNIX)\ntry: s.connect({name!r}); print('this machine')\n"
+    return said_as(STRANGER, "import socket", code + "except PermissionError: print('its user')")
 
 
 def ask_ray(address: str, token: str | None) -> str:
@@ -197,7 +202,7 @@ except Exception as e:
     said = type(e).__name__ + " " + str(e)
     print("refused" if "auth" in said.lower() else "no answer: " + said[:90])
 """
-    return said_as(BOB, "from ray._raylet import GcsClient", code, **mode).splitlines()[-1]
+    return said_as(STRANGER, "from ray._raylet import GcsClient", code, **mode).splitlines()[-1]
 
 
 def ask_http(address: str) -> str:
@@ -211,7 +216,7 @@ except urllib.error.HTTPError as e:
 except Exception as e:
     print("no answer:", type(e).__name__)
 """
-    return said_as(BOB, "import urllib.request, urllib.error, http.client", code)
+    return said_as(STRANGER, "import urllib.request, urllib.error, http.client", code)
 
 
 def plain(address: str) -> str:
@@ -244,12 +249,14 @@ def test_nobody_else_can_use_what_a_matrix_opens(place, homes):
             assert door.kind != "unix" or door.address.startswith("@") or who == "its user", door
             assert "nodes" not in answer, door
         (session,) = place.glob("nbray*")
-        assert said_as(BOB, "import os", f"print(os.access({str(session)!r}, os.R_OK | os.X_OK))") == "False"
+        enter = f"print(os.access({str(session)!r}, os.R_OK | os.X_OK))"
+        assert said_as(STRANGER, "import os", enter) == str(STRANGER == USER)
+        assert session.stat().st_mode & 0o777 == 0o700
         for p in psutil.process_iter(["cmdline"]):
             assert not any(token in word for word in p.info["cmdline"] or []), p
         for folder in (session, alice.folder):
             assert subprocess.run(["grep", "-rqF", token, folder]).returncode == 1
-        shared = [p for p in Path("/dev/shm").iterdir() if p.stat().st_uid == ALICE and p.stat().st_mode & 0o077]
+        shared = [p for p in Path("/dev/shm").iterdir() if p.stat().st_uid == USER and p.stat().st_mode & 0o077]
         assert not shared
     finally:
         driver.terminate()
