@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ import pytest
 from harness.orchestration.cluster import MARK
 from tests.two_users import ALICE, BOB, ROOT, SELF, command_as, needs_root, python_for_all, said_as
 
-pytestmark = pytest.mark.slow
 USER, STRANGER = (ALICE, BOB) if SELF == 0 else (SELF, SELF)
 
 EXPERIMENT = """
@@ -105,6 +105,7 @@ def trains(home: Home, results: str) -> bool:
     return any(f.stat().st_size for f in home.folder.glob(f"{results}/trials/*/*events.jsonl*"))
 
 
+@pytest.mark.slow
 @needs_root
 def test_two_users_run_a_matrix_one_after_the_other_and_at_once(place, homes):
     alice, bob = homes
@@ -223,6 +224,29 @@ def plain(address: str) -> str:
     return address.removeprefix("::ffff:")
 
 
+def test_a_door_is_seen_with_all_who_can_reach_it(place):
+    """Else a scan that finds nothing would say nothing."""
+    (place / "shut").mkdir(mode=0o700)
+    code = f"""
+import os, socket
+tcp = [socket.create_server((ip, 0)) for ip in ("0.0.0.0", "127.0.0.1")]
+udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(("0.0.0.0", 0))
+paths = {str(place / "open")!r}, {str(place / "shut" / "x")!r}, "\\0nashboard-test-{os.getpid()}"
+unix = [socket.socket(socket.AF_UNIX) for _ in paths]
+for s, path in zip(unix, paths): s.bind(path); s.listen()
+os.chmod(paths[0], 0o777)
+print("open", flush=True); input()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "open\n"
+    found = sorted((door.kind, reach(door)) for door in doors(process.pid))
+    process.communicate("\n")
+    everybody, machine = ("tcp", "the network"), ("tcp", "this machine")
+    own = [("unix", "its user"), *[("unix", "this machine")] * 2]
+    assert found == sorted([everybody, machine, ("udp", "the network"), *own])
+
+
+@pytest.mark.slow
 def test_nobody_else_can_use_what_a_matrix_opens(place, homes):
     alice, _ = homes
     driver = alice.matrix(*LONG, "--set", "run.resources.processes=2", results="watched")
