@@ -1,6 +1,5 @@
 """Files that appear whole or not at all, folders that can be written, and what a full disk looks like. No torch."""
 
-import contextlib
 import errno
 import json
 import os
@@ -71,8 +70,8 @@ def use_own_compiler_folder() -> None:
     """Name a folder of this user's to torch, before it is imported: its compiler, though nothing here asks for it,
     makes one of a fixed name in the temporary folder, and fails where another user has put something in its place."""
     folder = cache_folder() / "torch"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 

@@ -44,9 +44,11 @@ class ResumableZip:
             raise UserError(f"--out: {self.out}: exists already; remove it, or name another file")
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = locks.opened(self._part, REMEDY)
         except OSError as e:
             raise UserError(f"--out: {self.out}: can't be written ({e.strerror}); {REMEDY}") from None
-        self._file = locks.opened(self._part, REMEDY)
+        except UserError as e:
+            raise UserError(f"--out: {e}") from None
         try:
             self._begin()
         except BaseException:

@@ -57,6 +57,8 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
         with _patient() as asked:
             import ray
 
+            if address is None:
+                stack.enter_context(_on_loopback())
             try:
                 ray.init(**options)
             except (ConnectionError, RuntimeError, ValueError) as e:
@@ -121,6 +123,18 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within, Ray takes loopback for this node's address, even where it was imported before `_of_our_own` said so."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = not ray_constants.IS_WINDOWS_OR_OSX
 
 
 def _session_folder() -> Path:
