@@ -117,15 +117,17 @@ def kernel_subsets(first: Floats, second: Floats, rows: list[tuple[NDArray, NDAr
 
 
 def kernel_distance(first: Floats, second: Floats) -> float:
-    """Unbiased squared MMD of features [N, D] and [N, D] under (x.y/D + 1)^3 (Binkowski et al. 2018):
-    off-diagonal means within each, minus twice the mean across. May be slightly negative.
+    """Unbiased squared MMD of features [N, D] and [M, D] under (x.y/D + 1)^3 (Binkowski et al. 2018, equation 4):
+    the off-diagonal means within each, minus twice the mean across. May be slightly negative. N and M at least 2.
 
-    Summed in the features' precision and in torch-fidelity's order, so that its value is met exactly. In float32 that
-    costs 1e-6 to 1e-5 of a small value: less than the subsets leave open, but more than two programs should differ by.
+    Summed in the features' precision and, for N = M, in torch-fidelity's order, so that its value is met exactly. In
+    float32 that costs 1e-6 to 1e-5 of a small value: less than the subsets leave open, but more than two programs
+    should differ by.
     """
-    n = len(first)
-    within = sum((k.sum(axis=1) - np.diagonal(k)).sum() for k in (_cubic(first, first), _cubic(second, second)))
-    return float(within / (n * (n - 1)) - 2 * _cubic(first, second).sum(axis=0).sum() / n**2)
+    n, m = len(first), len(second)
+    xx, yy = ((k.sum(axis=1) - np.diagonal(k)).sum() for k in (_cubic(first, first), _cubic(second, second)))
+    within = (xx + yy) / (n * (n - 1)) if n == m else xx / (n * (n - 1)) + yy / (m * (m - 1))
+    return float(within - 2 * _cubic(first, second).sum(axis=0).sum() / (n * m))
 
 
 def _cubic(x: Floats, y: Floats) -> Floats:
