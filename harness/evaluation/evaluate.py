@@ -67,9 +67,10 @@ def evaluate(
 
     evidence = Evidence()
     with scoring(g, d):
-        for source, images in (("train", data), ("heldout", heldout)):
+        for source in ("train", "trained", "heldout"):
             asked = [[s for s in sorted(x) if s.source == source] for x in (moments, features)]
-            if images is not None and any(asked):
+            images = setting.reals(source) if any(asked) else None
+            if images is not None:
                 found = reference(images, *asked, batch_size=spec.batch_size, device=device, cache=cache, progress=tell)
                 evidence.update(found)
         job = Job(

@@ -1,5 +1,6 @@
 """The two distances between feature distributions that several extractors share."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,14 @@ def protocol_of(
 ) -> dict[str, Any]:
     """All that must be equal for two values of a feature metric to be comparable."""
     about = evidence.about[sample.extractor]
-    counts = {k: v for k, v in comparison._asdict().items() if k != "whole"}
-    return {**setting.protocol(comparison.split), **about, **counts, "flips": False, **more}
+    counts = {k: v for k, v in comparison._asdict().items() if k != "whole" and (v or k != "held_out")}
+    return {
+        **setting.protocol(comparison.split, setting.reals(comparison.split)),
+        **about,
+        **counts,
+        "flips": False,
+        **more,
+    }
 
 
 def moment_needs(extractor: Extractor, protocols: tuple[Protocol, ...], setting: Setting) -> Needs:
@@ -56,8 +63,16 @@ def frechet_heading(name: str, prefix: str, label: str) -> Heading | None:
     """Of a Fréchet distance on other features than Inception's: `label` and the counts in its name."""
     if not name.startswith(prefix):
         return None
+    if to_trained(name):
+        return Heading(role="distance", label=label + name.removeprefix(prefix))
     apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
     return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart)
+
+
+def to_trained(name: str) -> bool:
+    """Whether the record is a distance to the images that training saw: it praises who learns these by heart, and heads
+    no table."""
+    return re.search(r"\d+k?_trained", name) is not None
 
 
 def feature_needs(
