@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 """{"value", "se", "better": "lower|higher|zero", "protocol": {...}, "extra": {...}}, plain JSON; after the pass with
-its `Heading` beside these."""
+its `Heading` beside these, and its "measure" (`harness.evaluation.measures`)."""
 
 
 class Heading(TypedDict, total=False):
