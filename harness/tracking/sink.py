@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.errors import UserError, one_line
+from harness.errors import UserError, one_line, redact
 from harness.experiment.matrix import Entry
 from harness.store import lock
 from harness.store.folder import read_state
-from harness.tracking.mirror import Mirror, redact
+from harness.tracking.mirror import Mirror
 
 EVERY_S = 2.0
 BACKOFF_S = 0.5, 30.0
