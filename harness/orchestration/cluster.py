@@ -47,10 +47,8 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
         else:
             _reach(address)
             options["address"] = address
-            ours = {k: v for k, v in os.environ.items() if k.startswith("NASHBOARD_")}
-            options["runtime_env"] = {"env_vars": ours} if ours else {}
             if ship_code:
-                options["runtime_env"]["py_modules"] = [str(ROOT / "harness"), str(ROOT / "backbones")]
+                options["runtime_env"] = {"py_modules": [str(ROOT / "harness"), str(ROOT / "backbones")]}
         with _patient() as asked:
             import ray
 

@@ -65,7 +65,7 @@ def test_a_sender_may_die_between_any_two_files(tmp_path, monkeypatch, after):
     for step in (2, 3, 4):
         train(home, step)
     finish(home)
-    written, write = [], store._write
+    written, write = [], store.write
 
     def dying(to, data):
         if len(written) == after:
@@ -73,7 +73,7 @@ def test_a_sender_may_die_between_any_two_files(tmp_path, monkeypatch, after):
         written.append(to)
         write(to, data)
 
-    monkeypatch.setattr(store, "_write", dying)
+    monkeypatch.setattr(store, "write", dying)
     try:
         store.push(home, "trials/a")
         assert after >= 6 and written[-1].endswith("result.json")
@@ -108,7 +108,7 @@ def test_only_what_changed_travels(tmp_path, monkeypatch):
     train(home, 1)
     store.push(home, "trials/a")
     sent = []
-    monkeypatch.setattr(store, "_write", lambda to, data: sent.append(to))
+    monkeypatch.setattr(store, "write", lambda to, data: sent.append(to))
     store.push(home, "trials/a")
     assert sent == []
     (home / "state.json").write_text("{}")
@@ -117,8 +117,8 @@ def test_only_what_changed_travels(tmp_path, monkeypatch):
 
 
 def test_the_driver_numbers_attempts_at_the_url_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "_url", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(remote.URL, "")
     front = remote.folder(f"file://{tmp_path}/store")
     assert attempt.begin(front / "trials" / "a") == 1
     assert attempt.begin(front / "trials" / "a") == 2
@@ -128,9 +128,8 @@ def test_the_driver_numbers_attempts_at_the_url_too(tmp_path, monkeypatch):
     assert attempt.begin(remote.folder(f"file://{tmp_path}/store") / "trials" / "a") == 3
 
 
-def test_a_folder_is_a_folder_and_an_unknown_protocol_one_line(tmp_path, monkeypatch):
-    monkeypatch.delenv(remote.URL, raising=False)
-    assert remote.folder(str(tmp_path)) == tmp_path and remote.URL not in os.environ
+def test_a_folder_is_a_folder_and_an_unknown_protocol_one_line(tmp_path):
+    assert remote.folder(str(tmp_path)) == tmp_path and remote.url() is None
     with pytest.raises(UserError, match="--results nothing://x: Protocol not known"):
         remote.Store("nothing://x")
 
