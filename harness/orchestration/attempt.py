@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import command, outside
-from harness.disk import is_full
+from harness.disk import is_full, write_atomic
 from harness.errors import Lost, one_line, redact
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
@@ -100,7 +100,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
             now = store.read(f"{under}/attempt")
             if now == str(n).encode():
                 return True
-            (home / "attempt").write_bytes(now or b"0")  # the trial sees it before it commits again
+            write_atomic(home / "attempt", now or b"0")  # the trial sees it before it commits again
             return False
 
         def send() -> None:
@@ -112,7 +112,8 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
                 return work(config, home, run, control, n)
             except Exception:
                 (home / "traceback.txt").write_text(redact(traceback.format_exc()))
-                store.put(home / "traceback.txt", f"{under}/traceback.txt")
+                if ours():
+                    store.put(home / "traceback.txt", f"{under}/traceback.txt")
                 raise
 
 

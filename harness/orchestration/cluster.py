@@ -15,8 +15,9 @@ from typing import Any
 
 import psutil
 
+from harness import command
 from harness.disk import ROOT
-from harness.errors import UserError
+from harness.errors import UserError, redact
 from harness.store import lock
 
 MARK = "NASHBOARD_DRIVER"
@@ -52,6 +53,7 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
         with _patient() as asked:
             import ray
 
+            _retitle(ray)
             try:
                 ray.init(**options)
             except (ConnectionError, RuntimeError, ValueError) as e:
@@ -84,6 +86,13 @@ def _patient() -> Iterator[list[int]]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _retitle(ray: Any) -> None:
+    """Take passwords out of this process's command line, which Ray shows as that of a job, and `ps` to everybody."""
+    shown = " ".join(psutil.Process().cmdline())
+    if redact(shown) != shown:
+        ray._raylet.setproctitle(" ".join(command.words()))
 
 
 def _sweep() -> None:

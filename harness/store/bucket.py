@@ -14,6 +14,7 @@ from harness.disk import write_atomic
 from harness.errors import UserError
 
 POINTERS = ("checkpoints/latest.json", "state.json", "result.json")  # in the order of committing
+FILES = ".files"  # in a trial's folder at a URL: the names of what was there when it was sent last
 SETTLE_S = 2.0  # whoever else would write a file that was not there has done so by then
 EXACT = ("s3", "s3a", "gs", "gcs")  # of these some let only one of many create a file; each server is tried
 
@@ -109,6 +110,8 @@ class Store:
                 if name not in (*POINTERS, "attempt") and not path.name.startswith("."):
                     with suppress(FileNotFoundError):  # an older checkpoint that went meanwhile
                         self.put(path, f"{under}/{name}")
+            names = [path.relative_to(folder).as_posix() for path in listed]
+            self.write(f"{under}/{FILES}", json.dumps(names).encode())
             if not ours():
                 return
         for name, data in fresh.items():
@@ -163,14 +166,15 @@ class Store:
                 self._fs.rm_file(full)
         return _exact[self._url]
 
-    def move(self, under: str, to: str, stays: tuple[str, ...] = ()) -> None:
+    def move(self, under: str, to: str, stays: tuple[str, ...] = (), sure: Iterable[str] = ()) -> None:
         """Give all that is below `under`, but the files named `stays`, another place, where nothing may be yet. It is
         whole in one of both places whenever the network goes: copied first, and taken away beginning with what names
-        the rest."""
-        found = [path for path in self._find(under, ()) if path.removeprefix(f"{under}/").split("/")[0] not in stays]
+        the rest. `sure` as in `pull`."""
+        found = [path for path in self._find(under, sure) if path.removeprefix(f"{under}/").split("/")[0] not in stays]
         for path in found:
             target = f"{self._root}/{to}/{path.removeprefix(under + '/')}"
-            self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if not set(EXACT) & set(self._protocols):  # those know no folders
+                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             self._fs.cp_file(f"{self._root}/{path}", target)
         for path in sorted(found, key=lambda p: (not p.endswith(POINTERS), p)):
             with suppress(FileNotFoundError):

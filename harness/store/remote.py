@@ -19,9 +19,8 @@ from typing import TypeVar
 
 from harness.disk import cache_folder
 from harness.errors import UserError, redact
-from harness.store.bucket import POINTERS, Store, digest
+from harness.store.bucket import FILES, POINTERS, Store, digest
 
-SURE = (*POINTERS, "events.jsonl", "code.json", "code.zip", "identity.json")  # of a trial, found by name at once
 EVERY_S = 1.0
 TRIES, PAUSE_S = 6, 2.0  # for what must arrive: the end of an attempt; the pause doubles
 LATE_S = 60.0  # a listing that lacks for longer what is there by name is broken
@@ -45,15 +44,18 @@ def use(url: str | None) -> None:
 
 
 def begin(trial: str, into: Path) -> Store:
-    """A store that has brought what the URL holds of the trial into its scratch folder `into`; also what a late
-    listing lacks: what has a fixed name, and the checkpoint that a pointer names."""
-    store, under = Store(str(_url)), f"trials/{trial}"
-    sure = [f"{under}/{name}" for name in SURE]
-    with suppress(ValueError, KeyError, TypeError):
-        latest = json.loads(store.read(f"{under}/{POINTERS[0]}") or b"")
-        sure.append(f"{under}/checkpoints/{latest['file']}")
-    store.pull(under, into, sure=sure)
+    """A store that has brought what the URL holds of the trial into its scratch folder `into`, listed or not."""
+    store = Store(str(_url))
+    store.pull(f"trials/{trial}", into, sure=_named(store, trial))
     return store
+
+
+def _named(store: Store, trial: str) -> list[str]:
+    """Paths of a trial's files which a late listing may lack: as its last sender named them."""
+    names = {FILES, *POINTERS}
+    with suppress(ValueError):
+        names |= set(json.loads(store.read(f"trials/{trial}/{FILES}") or b"[]"))
+    return [f"trials/{trial}/{name}" for name in sorted(names)]
 
 
 # ── the driver ───────────────────────────────────────────────────────────────
@@ -165,7 +167,8 @@ def supersede(trial: str, to: str) -> None:
     if _url is None:
         return
     try:
-        Store(_url).move(f"trials/{trial}", to, stays=("attempt", ".attempts"))
+        store = Store(_url)
+        store.move(f"trials/{trial}", to, stays=("attempt", ".attempts"), sure=_named(store, trial))
     except Exception as e:  # whatever fsspec's backends raise
         raise UserError(f"--results: trials/{trial} could not be moved to {to}: {type(e).__name__}: {e}") from None
 
