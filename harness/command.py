@@ -13,7 +13,8 @@ def words() -> list[str]:
     """Program and arguments, without passwords."""
     if _drivers:
         return list(_drivers)
-    return [redact(w.replace(" ", "%20") if ":/" in w else w) for w in (Path(sys.argv[0]).name, *sys.argv[1:])]
+    given = (Path(sys.argv[0]).name, *sys.argv[1:])
+    return [redact(w.replace(" ", "\0")).replace("\0", " ") for w in given]  # a password may hold blanks
 
 
 def hear(words: Sequence[str]) -> None:

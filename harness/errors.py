@@ -3,16 +3,17 @@
 import re
 
 _URI = re.compile(r"\b([a-z][a-z0-9+.-]*:/+)(\S+)", re.IGNORECASE)  # as a path, too, which knows no `//`
+_LOGIN = re.compile(r"(?<![\w/])[\w.%+-]+:(?![/:])(?:(?!://)\S)*@(?=[\w\[])")  # me:password@host, without a scheme
 
 
 def redact(text: str) -> str:
-    """`text` as it may be stored or shown: of every URI in it the user, the password, and the values of its query are
-    `***`.
+    """`text` as it may be stored or shown: of every URI in it, and of every `user:password@host`, the user, the password
+    and the values of the query are `***`.
 
     A password that was not quoted may hold any sign: all up to a word's last `@` is taken for user and password, and
     where that could be a part of the query, or the query of them, nothing of either is shown.
     """
-    return _URI.sub(lambda found: found[1] + _without_secrets(found[1], found[2]), text)
+    return _LOGIN.sub("***@", _URI.sub(lambda found: found[1] + _without_secrets(found[1], found[2]), text))
 
 
 def _without_secrets(scheme: str, rest: str) -> str:

@@ -21,6 +21,8 @@ GIVEN = (
     f"ftp://me:p@{SECRET}?a=b@host/x",
     f"simplecache::ftp://me:{SECRET}@host/runs",
     f"zip:///a.png::ftp://me:{SECRET}@host/b.zip",
+    f"me:{SECRET}@host:6379",
+    f"me:a/{SECRET}@[::1]:6379",
     f"ftp:/me:{SECRET}@host/x.zip",  # a URI taken for a path
     f"/home/me/ftp:/me:{SECRET}@host/x.zip",
 )
@@ -41,7 +43,7 @@ def test_no_secret_of_a_uri_is_shown_wherever_it_stands(uri, monkeypatch):
     "text",
     [
         "no driver works on it; ask me@example.org", "s3://bucket/runs", "sqlite:////home/me@work/results/mlflow.db",
-        "process 5 on host: a:b@c", "file:///home/me@work/x", "and/or: x@y",
+        "process 5 on host: b@c", "git@host:a/b", "file:///home/me@work/x", "and/or: x@y",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text):

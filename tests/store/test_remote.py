@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import time
 
@@ -148,11 +147,11 @@ def in_scratch(tmp_path, monkeypatch, meanwhile):
     monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
     folder = tmp_path / "front/trials/a"
     folder.mkdir(parents=True)
-    there = tmp_path / "store/trials/a/checkpoints"
+    there = tmp_path / "store/trials/a"
 
     def work(config, home, run, control, number):
         train(home, 1)
-        until(lambda: (there / "latest.json").exists(), 5)
+        until(lambda: (there / "state.json").exists(), 5)  # the last that is sent
         meanwhile(folder)
         train(home, 2)
         until(lambda: (home / "attempt").read_text() != str(number), 5)
@@ -190,7 +189,7 @@ def test_a_worker_that_was_given_up_sends_nothing_through_a_retrain_however_it_e
 
 
 def test_a_worker_whose_trial_is_gone_from_the_url_sends_nothing(tmp_path, monkeypatch):
-    in_scratch(tmp_path, monkeypatch, lambda folder: shutil.rmtree(tmp_path / "store/trials/a"))
+    in_scratch(tmp_path, monkeypatch, lambda folder: (tmp_path / "store/trials/a").rename(tmp_path / "gone"))
     assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
