@@ -7,8 +7,8 @@ _LOGIN = re.compile(r"(?<![\w/])[\w.%+-]+:(?![/:])(?:(?!://)\S)*@(?=[\w\[])")  #
 
 
 def redact(text: str) -> str:
-    """`text` as it may be stored or shown: of every URI in it, and of every `user:password@host`, the user, the password
-    and the values of the query are `***`.
+    """`text` as it may be stored or shown: of every URI in it, and of every `user:password@host`, the user, the
+    password and the values of the query are `***`.
 
     A password that was not quoted may hold any sign: all up to a word's last `@` is taken for user and password, and
     where that could be a part of the query, or the query of them, nothing of either is shown.
