@@ -22,6 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
 EPOCH = 1
+MOMENTS = True
 
 _BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhere, at width 1
 

@@ -20,10 +20,8 @@ from typing import Any
 from harness import plugins
 from harness.experiment.schema import plain
 
-LOOP, SCORING = (
-    "harness.training.train",
-    "harness.evaluation.evaluate",
-)  # whose EPOCH stands for training, and for scoring
+# Whose EPOCH stands for training, for scoring, and for scoring averaged networks that keep statistics.
+LOOP, SCORING, STATISTICS = "harness.training.train", "harness.evaluation.evaluate", "harness.evaluation.statistics"
 FILE = "identity.json"  # in a trial's folder: what its id is the digest of
 
 
@@ -54,11 +52,23 @@ def of_trial(trial: Any) -> dict[str, Any]:
     return {"options": options, "epochs": epochs(parts, loop=LOOP), "data": trial.data or _place(trial.dataset)}
 
 
-def of_scoring(spec: Any) -> dict[str, Any]:
-    """All that decides how trained weights are scored: `options` and `epochs`."""
+def of_scoring(spec: Any, own_statistics: bool = False) -> dict[str, Any]:
+    """All that decides how trained weights are scored: `options` and `epochs`. `own_statistics`: see there."""
     options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
     parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}
-    return {"options": options, "epochs": epochs(parts, scoring=SCORING)}
+    machinery = {"scoring": SCORING} | ({"statistics": STATISTICS} if own_statistics else {})
+    return {"options": options, "epochs": epochs(parts, **machinery)}
+
+
+def own_statistics(trial: Any) -> bool:
+    """Whether `trial` is scored by an averaged G with layers that keep statistics of what passes them: MOMENTS of its
+    backbone's file, which counts as true where that says nothing, or of a variant's, where it is false."""
+    if trial.train.ema_kimg is None or trial.eval.weights == "raw":
+        return False
+    variants = [_shelf("harness.variants", v) for v in trial.variants]
+    return getattr(_shelf("backbones", trial.backbone), "MOMENTS", True) or any(
+        getattr(module, "MOMENTS", False) for module in variants
+    )
 
 
 def data_of(dataset: Any) -> str | None:

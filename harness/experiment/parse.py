@@ -82,12 +82,12 @@ def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
     return flat
 
 
-def scored_as(result: Mapping[str, Any], spec: Eval) -> bool:
+def scored_as(result: Mapping[str, Any], spec: Eval, own_statistics: bool = False) -> bool:
     """Whether a result was scored as `spec` asks, by the scoring code of today. One that diverged while it trained has
-    no scores, whatever is asked."""
+    no scores, whatever is asked. `own_statistics`: as in `ids`."""
     if result.get("diverged_in") == "training":
         return True
-    wanted = ids.of_scoring(spec)
+    wanted = ids.of_scoring(spec, own_statistics)
     if "scoring" in result:
         return bool(result["scoring"] == wanted)
     stored = result.get("config", {}).get("eval")  # of the previous format, when every EPOCH was 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.experiment import files
+from harness.experiment import files, ids
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
 from harness.experiment.parse import scored_as
@@ -41,7 +41,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     state = str(result.get("status"))
-    if not scored_as(result, trial.eval):
+    if not scored_as(result, trial.eval, ids.own_statistics(trial)):
         state = "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.disk import read_json, write_atomic
 from harness.errors import UserError
+from harness.experiment import ids
 from harness.experiment.parse import scored_as
 from harness.experiment.spec import Trial
 
@@ -66,7 +67,7 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
 def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
     """The trial's result if it is there and was scored as the trial asks, else None."""
     result = read_json(folder / "result.json")
-    return result if result and scored_as(result, trial.eval) else None
+    return result if result and scored_as(result, trial.eval, ids.own_statistics(trial)) else None
 
 
 def was_scored(result: Mapping[str, Any]) -> bool:

@@ -59,6 +59,7 @@ class State:
     nimg: int = 0
     stats: Stats = field(default_factory=Stats)
     memory: dict[str, Memory] = field(default_factory=dict)  # by variant
+    settled: int | None = None  # nimg at which the statistics of `g_ema` became its own; a step makes them G's
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -92,7 +93,7 @@ class State:
             elif key.startswith("memory/"):
                 _, name, own = key.split("/", 2)
                 self.memory.setdefault(name, {})[own] = value.to(device, copy=True)
-        self.nimg = nimg
+        self.nimg, self.settled = nimg, None
 
 
 def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:

@@ -127,7 +127,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "env": env,
         "code": made_by,
         "identity": identity,
-        "scoring": ids.of_scoring(trial.eval),
+        "scoring": ids.of_scoring(trial.eval, ids.own_statistics(trial)),
         "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
         "metrics": metrics,
         "cost": {**costs(g, d), **keep.costs()},
@@ -181,7 +181,7 @@ def with_data(trial: Trial) -> Trial:
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    g, weights = scoring.chosen(trial, state)
+    g, weights = scoring.chosen(trial, state, data)
     model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
     return gallery.draw(model, folder)
 
