@@ -34,6 +34,8 @@ class Options:
     width: Annotated[float, "> 0, <= 64"] = 1.0  # multiplies every channel count of G and D
     d_layout: Literal["A", "B"] = "A"
     d_slope: Annotated[float, ">= 0, < 1"] = 0.1  # of D's leaky ReLU
+    first_norm: Literal["map", "vector"] = "map"  # of G: channels of the 4x4 map, or each of its places by itself
+    norm_eps: Annotated[float, "> 0"] = 1e-5  # added to variances in G's batch normalisation
 
 
 def check(options: Options, resolution: int, num_classes: int) -> None:
@@ -62,11 +64,13 @@ def _init(layer: nn.Module) -> nn.Module:
 
 
 class _Norm(nn.Module):
-    """Batch normalisation; with classes, its gain and bias are looked up per class."""
+    """Batch normalisation of [N, channels, H, W], or where it is a `vector` of [N, channels]; with classes, its gain
+    and bias are looked up per class."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, eps: float, vector: bool = False) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels, affine=num_classes == 0)
+        kind = nn.BatchNorm1d if vector else nn.BatchNorm2d
+        self.bn = kind(channels, eps=eps, affine=num_classes == 0)
         if num_classes:
             self.gain, self.bias = nn.Embedding(num_classes, channels), nn.Embedding(num_classes, channels)
             nn.init.ones_(self.gain.weight)
@@ -76,7 +80,8 @@ class _Norm(nn.Module):
         x = self.bn(x)
         if labels is None:
             return x
-        return torch.addcmul(self.bias(labels)[:, :, None, None], x, self.gain(labels)[:, :, None, None])
+        places = (slice(None), slice(None), *(None for _ in x.shape[2:]))
+        return torch.addcmul(self.bias(labels)[places], x, self.gain(labels)[places])
 
 
 class SNDCGANGenerator(Generator):
@@ -96,7 +101,12 @@ class SNDCGANGenerator(Generator):
             _init(nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=False))
             for i, o in zip(widths, widths[1:], strict=False)
         )
-        self.norm = nn.ModuleList(_Norm(c, num_classes) for c in widths)
+        self.vector = options.first_norm == "vector"
+        first = widths[0] * 16 if self.vector else widths[0]
+        self.norm = nn.ModuleList(
+            _Norm(c, num_classes, options.norm_eps, vector=self.vector and not i)
+            for i, c in enumerate([first, *widths[1:]])
+        )
         self.to_rgb = _init(nn.Conv2d(widths[-1], 3, 3, padding=1))
         self.sites = (
             Site("latent", options.z_dim, 0),
@@ -118,10 +128,12 @@ class SNDCGANGenerator(Generator):
         mixing: float = 0.0,
     ) -> Synthesis:
         labels = labels if self.num_classes else None
-        x = self.linear(modulate(self.sites[0], z)).unflatten(1, (-1, 4, 4))
+        x = self.linear(modulate(self.sites[0], z))
+        x = x if self.vector else x.unflatten(1, (-1, 4, 4))
         for i, site in enumerate(self.sites[1:]):
-            x = self.up[i - 1](x) if i else x
-            x = modulate(site, F.relu(self.norm[i](x, labels)))
+            x = self.norm[i](self.up[i - 1](x) if i else x, labels)
+            x = x.unflatten(1, (-1, 4, 4)) if x.ndim == 2 else x
+            x = modulate(site, F.relu(x))
         return Synthesis(torch.tanh(self.to_rgb(x)), z)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from backbones.sn_dcgan import Options, build
+from harness.experiment import files
 
 
 def convs(d):
@@ -31,6 +32,34 @@ def test_generator_as_published():
         ("latent", 128), ("4", 512), ("8", 256), ("16", 128), ("32", 64)
     ]  # fmt: skip
     assert abs(g.up[0].weight.std().item() - 0.02) < 1e-3
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_chainers_first_map_is_normalised_as_the_flat_vector_of_the_companion_code(classes):
+    """Each of the 8,192 features over the batch, Chainer's eps, gain and bias likewise; the published preset has it."""
+    backbone = files.preset("chainer", "test")["backbone"]
+    options = Options(**{k: v for k, v in backbone.items() if k != "name"})
+    g, _ = build(options, 32, classes)
+    z, labels = g.sample_z(16, torch.Generator().manual_seed(0)), torch.arange(16) % 3 if classes else None
+    with torch.no_grad():
+        for p in g.norm[0].parameters():
+            p += torch.rand(p.shape)
+    seen = {}
+    g(z, labels, modulate=lambda site, x: seen.setdefault(site.name, x))
+    h = g.linear(z)
+    h = (h - h.mean(0)) / (h.var(0, correction=0) + 2e-5).sqrt()
+    gain, bias = (g.norm[0].gain(labels), g.norm[0].bias(labels)) if classes else g.norm[0].bn.parameters()
+    assert gain.shape[-1] == 8192 and seen["4"].shape == (16, 512, 4, 4)
+    torch.testing.assert_close(seen["4"], torch.relu(h * gain + bias).unflatten(1, (512, 4, 4)))
+    assert all(norm.bn.eps == 2e-5 for norm in g.norm)
+
+
+def test_options_of_norm_leave_the_paired_first_weights_alone():
+    made = []
+    for options in (Options(width=0.125), Options(width=0.125, first_norm="vector", norm_eps=2e-5)):
+        torch.manual_seed(0)
+        made.append([p for net in build(options, 32, 0) for name, p in net.named_parameters() if "norm.0" not in name])
+    assert all(map(torch.equal, *made))
 
 
 def test_64_takes_one_more_stage_each():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.data.batches import batch
+from harness.errors import UserError
 from harness.experiment.parse import to_plain
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks
@@ -110,6 +111,12 @@ def test_arms_of_one_seed_are_paired(backbone):
         # The first D pass of each step sees reals; fakes differ, as they should.
         assert torch.equal(reals[0], other_reals[0])
         assert len(reals) == len(other_reals) >= 6 * parts
+
+
+def test_one_image_has_no_batch_statistics():
+    trial = tiny.trial(backbone={"first_norm": "vector"}, train={"batch_gpu": 1})
+    with pytest.raises(UserError, match="train.batch_gpu: 1: .*batch norm.*2 or more"):
+        build(trial, load_data(trial)[0], torch.device("cpu"))
 
 
 def test_an_absent_variant_is_absent():
