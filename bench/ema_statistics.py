@@ -140,8 +140,10 @@ def main() -> int:
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     sets = [*args.set, f"seeds={json.dumps(args.seeds)}"]
-    sets += [f"train.total_kimg={args.kimg}"] * (args.kimg is not None)
-    sets += [f"dataset.path={args.data.absolute()}"] * (args.data is not None)
+    if args.kimg is not None:
+        sets.append(f"train.total_kimg={args.kimg}")
+    if args.data is not None:
+        sets.append(f"dataset.path={args.data.absolute()}")
     try:
         experiment = files.load("emoji", sets)
         todo = [e for e in entries(experiment) if e.serves[0].arm in args.arms]
