@@ -18,6 +18,7 @@ from harness.training.ranks import agree, summed
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
+EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
 
 
 def train(
@@ -181,7 +182,7 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
     return True
 
 

@@ -113,6 +113,18 @@ def test_arms_of_one_seed_are_paired(backbone):
         assert len(reals) == len(other_reals) >= 6 * parts
 
 
+def test_the_rampup_of_ema_counts_the_images_before_the_step():
+    """As the reference does: after the first step the average is G itself; after the next, half of it stays after
+    `rampup` times the images of the first."""
+    trial = tiny.trial("stylegan2", train={"ema_kimg": 20, "ema_rampup": 0.5, "total_kimg": 0.016})
+    upkeep, kept = keeping(8)
+    last = run(trial, upkeep).tensors()
+    for name in (n for n, _ in build(trial, load_data(trial)[0], torch.device("cpu"))[0].named_parameters()):
+        first, second, average = kept[8][f"g/{name}"], last[f"g/{name}"], last[f"g_ema/{name}"]
+        assert torch.equal(kept[8][f"g_ema/{name}"], first)
+        torch.testing.assert_close(average, first.lerp(second, 1 - 0.5 ** (8 / (8 * 0.5))))
+
+
 def test_one_image_has_no_batch_statistics():
     trial = tiny.trial(backbone={"first_norm": "vector"}, train={"batch_gpu": 1})
     with pytest.raises(UserError, match="train.batch_gpu: 1: .*batch norm.*2 or more"):
