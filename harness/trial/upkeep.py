@@ -110,6 +110,10 @@ class Upkeep:
             raise Diverged(
                 f"{name} is not finite, the first of all values between nimg {self._tick_nimg} and {state.nimg}"
             )
+        for name, scale in state.scales.items():
+            if scale.is_enabled() and scale.get_scale() < 1:
+                self.journal.commit()
+                raise Diverged(f"gradients of {name.upper()}'s loss are not finite in float16, at whatever scale")
         return stacked
 
     @torch.no_grad()

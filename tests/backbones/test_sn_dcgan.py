@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from torch.nn.utils import parametrizations
 
 from backbones.sn_dcgan import Options, build
 from harness.experiment import files
@@ -86,6 +89,36 @@ def test_spectral_norm_bounds_every_layer_and_freezes_in_eval():
     d.train()
     d(torch.rand(2, 3, 32, 32))
     assert not all(torch.equal(v, d.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_power_iteration_is_float32_under_autocast(dtype, monkeypatch):
+    _, d = build(Options(width=0.125), 32, 3)
+    twin, seen, x, labels = copy.deepcopy(d), [], torch.rand(2, 3, 32, 32), torch.tensor([0, 2])
+    iterate = parametrizations._SpectralNorm._power_method
+
+    def noted(self, weight, times):
+        seen.append((torch.is_autocast_enabled("cpu"), weight.dtype))
+        iterate(self, weight, times)
+
+    monkeypatch.setattr(parametrizations._SpectralNorm, "_power_method", noted)
+    with torch.autocast("cpu", dtype):
+        d(x, labels)
+    assert seen == [(False, torch.float32)] * 9, "of 7 convolutions, the last layer and the classes' embedding"
+    twin(x, labels)
+    for name, value in d.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, twin.state_dict()[name])
+
+
+def test_spectral_norm_is_torchs_own():
+    _, d = build(Options(width=0.125), 32, 0)
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+    theirs = parametrizations.spectral_norm(layer)
+    ours = d.conv[0]
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    for _ in range(2):
+        assert torch.equal(theirs(x), ours(x))
 
 
 def test_conditional_batch_norm_looks_its_gain_up_per_class():

@@ -101,6 +101,10 @@ def test_an_epoch_of_a_case_touches_the_trials_of_that_case_alone(monkeypatch):
     assert epochs("sn_dcgan") == epochs("stylegan2", **plain) == {}
     assert epochs("stylegan2", ema_kimg=None) == {} == epochs("sn_dcgan", ema_rampup=0.05)
     assert epochs("stylegan2") == {"loop.rampup": 2}
+    assert epochs("stylegan2", **plain, precision="bf16") == {}
+    assert epochs("stylegan2", **plain, precision="fp16") == {"loop.fp16": 2}
+    assert epochs("sn_dcgan", precision="bf16") == {"backbone.half": 2}
+    assert epochs("sn_dcgan", precision="fp16") == {"loop.fp16": 2, "backbone.half": 2}
     monkeypatch.setattr(sn_dcgan, "EPOCH_RAMPUP", 3, raising=False)
     assert epochs("sn_dcgan", **{**plain, "ema_rampup": 1.0}) == {"loop.rampup": 2, "backbone.rampup": 3}
     assert epochs("sn_dcgan", **plain) == {}

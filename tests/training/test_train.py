@@ -1,10 +1,13 @@
 """The loop: arms are paired, interruption leaves no trace, several processes make one step."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from harness.data.batches import batch
-from harness.errors import UserError
+from harness.errors import Diverged, UserError
 from harness.experiment.parse import to_plain
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks
@@ -208,6 +211,63 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
         weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
     assert joined == [1, 2]
     assert_equal(*weights)
+
+
+def one_step(precision, scale=None):
+    """A step after which D takes fakes for real by far, so that G's gradients are small; `scale`: of the losses."""
+    trial = tiny.trial("sn_dcgan", train={"precision": precision, "total_kimg": 0.008})
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+    with torch.no_grad():
+        d.linear.bias += 8
+    state = new_state(g, d, trial.train)
+    if scale is not None:
+        state.scales = {name: torch.amp.GradScaler("cpu", init_scale=scale) for name in state.scales}
+    before = {k: v.clone() for k, v in state.tensors().items()}
+    train(state, trial.train, data, hooks, seed=0, conditional=False, upkeep=lambda state: False)
+    return before, state
+
+
+def test_small_gradients_outlive_float16():
+    """In the first step Adam's first moments are the gradients, times 1 - beta."""
+    moments = {}
+    for precision in ("fp32", "fp16"):
+        _, state = one_step(precision)
+        moments[precision] = torch.cat([of["exp_avg"].flatten() for of in state.opt_g.state.values()])
+    error = (moments["fp16"] - moments["fp32"]).norm() / moments["fp32"].norm()
+    assert error < 0.2, "without a scale it is 1: all of them are 0"
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved():
+    before, state = one_step("fp16", 2.0**60)
+    for name, value in state.tensors().items():
+        if name.startswith(("g/", "d/")) and "running" not in name and "num_batches" not in name and "._" not in name:
+            assert torch.equal(value, before[name]), name
+    assert [s.get_scale() for s in state.scales.values()] == [2.0**59] * 2
+    state.scales["g"].update(0.5)
+    with pytest.raises(Diverged, match="gradients of G's loss are not finite in float16"):
+        upkeep.Upkeep.finite(SimpleNamespace(journal=SimpleNamespace(commit=lambda: None)), state)  # type: ignore[arg-type]
+
+
+def test_scales_are_part_of_a_checkpoint_of_float16_alone():
+    trial = tiny.trial("sn_dcgan", train={"precision": "fp16"})
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+
+    def grown(resume=None):
+        state = new_state(copy.deepcopy(g), copy.deepcopy(d), trial.train)
+        for scale in state.scales.values():
+            scale.set_growth_interval(3)
+        if resume is not None:
+            state.load(resume, 32)
+        upkeep, kept = keeping(32)
+        train(state, trial.train, data, hooks, seed=0, conditional=False, upkeep=upkeep)
+        return state.tensors(), kept
+
+    whole, kept = grown()
+    assert kept[32]["scale/g/scale"] > 2**12 and whole["scale/g/scale"] > kept[32]["scale/g/scale"]
+    assert_equal(grown(kept[32])[0], whole)
+    assert not [k for k in run(tiny.trial(train={"total_kimg": 0.008})).tensors() if k.startswith("scale/")]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
