@@ -2,7 +2,8 @@
 the EPOCHs of the code that decides numbers, and the images.
 
 An option at its default is as if it did not exist, and so is an EPOCH of 1: new options and new files change no id.
-Who changes a default, or code so that numbers move, raises the `EPOCH` of that file (tests/golden/defaults.json).
+Who changes a default, or code so that numbers move, raises the `EPOCH` of that file (tests/golden/defaults.json), or
+one that only trials of a case hang on (CASES).
 """
 
 import dataclasses
