@@ -11,6 +11,7 @@ discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in 
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
@@ -69,7 +70,8 @@ class _Spectral(parametrizations._SpectralNorm):
     step to step, and rounding to half precision would stay in them."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        kind = weight.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             normalised: Tensor = super().forward(weight)
         return normalised
 
