@@ -371,6 +371,8 @@ def data(args: argparse.Namespace) -> int:
             args.name, args.source, args.out, resolution=args.resolution, filter=args.filter,
             max_images=args.max_images, workers=args.workers, progress=progress,
         )  # fmt: skip
+    for note in made.notes:
+        console.say(f"--source: {args.source}: {note}")
     console.say(f"{args.out}: {made.images} images of {made.resolution}x{made.resolution}, {made.size_bytes} bytes")
     return 0
 
@@ -438,10 +440,11 @@ def _say(said: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
     args = parser().parse_args(argv)
-    from harness import disk
+    from harness import disk, proxies
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    proxies.spare_this_machine()
     disk.use_own_compiler_folder()
     try:
         args.results = remote.folder(args.results)

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from harness import command
+from harness import command, proxies
 from harness.disk import ROOT
 from harness.errors import UserError, redact
 from harness.store import lock
@@ -35,6 +35,7 @@ _LONGEST = 107 - len(f"/{_PREFIX}1234567-12345678/r/session_2026-11-25_14-26-01_
 def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
     """A running Ray, ours or the cluster at `address`; shut down or left on exit."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    proxies.spare_this_machine()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     _shut_token_file()
     with contextlib.ExitStack() as stack:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import proxies
 from harness.disk import ROOT
 from harness.errors import UserError
 from harness.tracking import gate, views
@@ -46,6 +47,7 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
         except OSError as e:
             raise UserError(f"--port {port}: {e.strerror}; give another, like --port {port + 1}") from None
         port = probe.getsockname()[1]  # port 0: any free one
+    proxies.spare_this_machine()
     there = ["--host", host, "--port", str(port), "--workers", "1"]
     artifacts = (results.absolute() / "mlartifacts").as_uri()
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from harness import plugins
-from harness.data.image_files import listed
+from harness.data import levels
 from harness.data.imageset import ImageSet
 from harness.errors import UserError
 from harness.evaluation import evaluate
@@ -15,19 +15,23 @@ from harness.training.arm import build, classes, load_data
 
 def preflight(trials: Iterable[Trial], place: str) -> tuple[str, ...]:
     """Raise UserError for whatever would fail only after training has begun; each distinct data set,
-    network and way of scoring is tried once. Returns a line for each place where not every file is an image of its
-    data set."""
+    network and way of scoring is tried once. Returns a line for each thing that one should know of the data: files that
+    are left out or not used, pixels that use hardly any of their range."""
     sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
-    seen = set()
+    seen, noted = set(), set()
     lines: dict[str, None] = {}
     for trial in trials:
         key = repr(trial.dataset)
         data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
-        if skipped := data.about.get("skipped"):
-            lines[f"dataset.path: {getattr(trial.dataset.options, 'path', key)}: left out: {listed(skipped)}"] = None
+        path = getattr(trial.dataset.options, "path", None)
+        where = f"dataset.path: {path}" if path else trial.dataset.name
+        if key not in noted:
+            noted.add(key)
+            lines |= {f"{where}: {note}": None for note in _notes(data)}
         if trial.conditional and data.labels is None:
+            why = f" ({where}: {reason})" if (reason := data.about.get("unlabelled")) else ""
             raise UserError(
-                f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels; "
+                f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels{why}; "
                 "set conditional: false or use labelled data"
             )
         if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
@@ -47,3 +51,8 @@ def preflight(trials: Iterable[Trial], place: str) -> tuple[str, ...]:
             if asked is not None:
                 evaluate.check(asked, data, heldout)
     return tuple(lines)
+
+
+def _notes(data: ImageSet) -> list[str]:
+    """What its reader notes; the range of the pixels where a reader notes nothing at all."""
+    return list(data.about["notes"]) if "notes" in data.about else levels.of_sample(data.images)
