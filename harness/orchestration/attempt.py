@@ -14,18 +14,25 @@ from typing import Any
 from harness import outside
 from harness.disk import is_full
 from harness.errors import Lost, one_line
+from harness.orchestration import shared
 from harness.orchestration.schedule import Ended
 from harness.store import remote
 from harness.store.folder import bump, owner
+from harness.trial.live import Pulse
 
 Work = Callable[[dict[str, Any], Path, dict[str, Any], Any, int], str]
 
 
 class Control:
-    """What a trial sees of its driver: the `Control` of harness/trial/run.py."""
+    """What a trial sees of its driver: the `Control` of harness/trial/live.py."""
 
     def __init__(self) -> None:
-        self.reports, self.last, self.stopping = 0, dict[str, Any](), False
+        self.reports, self.beats, self.last, self.stopping = 0, 0, dict[str, Any](), False
+
+    @property
+    def signs(self) -> int:
+        """How often it has shown that it lives."""
+        return self.reports + self.beats
 
     def stop(self) -> bool:
         return self.stopping
@@ -33,22 +40,37 @@ class Control:
     def report(self, progress: dict[str, Any]) -> None:
         self.reports, self.last = self.reports + 1, progress
 
+    def beat(self) -> None:
+        self.beats += 1  # of another thread than `reports`
+
 
 def make(
-    worker: str, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, number: int
+    worker: str,
+    config: dict[str, Any],
+    folder: Path,
+    run: dict[str, Any],
+    control: Control,
+    number: int,
+    node: str = "",
 ) -> Ended:
     """Make attempt `number` at a trial; an exception ends it as failed, with its traceback in the folder.
 
     `worker`: "module:function" with the signature of `trial.run`; the sources of plugins from outside that came with
-    `run` are in use before it is looked up.
+    `run` are in use before it is looked up. `node`: what else than its name to call the machine. What is done here
+    beside the work itself shows signs of life, so that only the work's own silence counts.
     """
     try:
-        module, _, function = worker.partition(":")
-        options = outside.unpacked(run)
-        work: Work = getattr(importlib.import_module(module), function)
-        if remote.URL in os.environ:
-            return Ended(_in_scratch(work, config, folder, options, control, number))
-        return Ended(work(config, folder, options, control, number))
+        with Pulse(control) as pulse:
+            shared.see(folder, number, node)
+            module, _, function = worker.partition(":")
+            options = outside.unpacked(run)
+            work: Work = getattr(importlib.import_module(module), function)
+            if remote.URL in os.environ:
+                return Ended(_in_scratch(work, config, folder, options, control, number, pulse))
+            with pulse.silent():
+                return Ended(work(config, folder, options, control, number))
+    except shared.NotShared as e:
+        return Ended("interrupted", str(e), fatal=e.exit_code)
     except Exception as e:
         return failure(e, folder, number)
 
@@ -60,7 +82,9 @@ def begin(folder: Path) -> int:
     return number
 
 
-def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int) -> str:
+def _in_scratch(
+    work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int, pulse: Pulse
+) -> str:
     """`work` in a folder of this node that begins as what the URL holds of the trial, and is sent there."""
     store, under = remote.Store(os.environ[remote.URL]), f"trials/{folder.name}"
     with tempfile.TemporaryDirectory(prefix="nashboard-") as scratch:
@@ -77,7 +101,8 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
 
         with remote.again_and_again(send):
             try:
-                return work(config, home, run, control, n)
+                with pulse.silent():
+                    return work(config, home, run, control, n)
             except Exception:
                 (home / "traceback.txt").write_text(traceback.format_exc())
                 store.put(home / "traceback.txt", f"{under}/traceback.txt")
@@ -92,7 +117,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
     if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
-        return Ended("interrupted", text, fatal=True)
+        return Ended("interrupted", text, fatal=1)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text("".join(traceback.format_exception(e)))
     return Ended("oom" if out_of_memory(e) else "failed", text)

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
-from harness.orchestration import attempt, cluster, fit
+from harness.orchestration import attempt, cluster, fit, shared
 from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
-from harness.orchestration.schedule import Job, Share, Stop, drive
+from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lock
 from harness.store.folder import note_end, read_state
 
@@ -55,7 +56,7 @@ def launch(
     Ctrl-C once asks every trial to save and stop (all unfinished are `interrupted`), twice ends them.
     While Ray runs, sys.stdout and sys.stderr point to results/<experiment>/driver.log, so a
     display must have bound its stream before. Raises Busy where another driver works on this
-    experiment, UserError where the cluster can never hold one trial.
+    experiment, UserError where the cluster can never hold one trial, Halted for an end that every trial would come to.
     """
     folder = results.absolute() / experiment
     words: dict[str, str] = {}
@@ -85,7 +86,17 @@ def launch(
                     for share in dict.fromkeys(shares.values()):
                         pool.check(share)
                     words |= drive([replace(job, share=shares[job.id]) for job in jobs], pool, run, stop, tell)
+                    if stop.fatal:  # all else is saved
+                        raise Halted(stop.fatal)
     return {entry.id: words[entry.id] for entry in entries}
+
+
+class Halted(UserError):
+    """What ended one trial would end all of them; those that ran are saved."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.message or ended.word)
+        self.exit_code = int(ended.fatal)
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────
@@ -107,10 +118,12 @@ def _here(jobs: list[Job], run: Run, worker: str, tell: Callable[[Job, str, dict
             tell(job, "running", {})
             control = _Direct(stop, partial(tell, job, "running"))
             ended = attempt.make(worker, job.config, job.folder, plain(run), control, attempt.begin(job.folder))
+            if ended.word in shared.WELL and not shared.has_result(job.folder):
+                ended = shared.unfound(ended, job.folder)
             words[job.id] = "failed" if ended.word == "crashed" else ended.word
             tell(job, words[job.id], {"message": ended.message})
             if ended.fatal:
-                break
+                raise Halted(ended)
     return words
 
 

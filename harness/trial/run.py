@@ -27,7 +27,7 @@ from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.environment import environment
-from harness.trial.live import Control, Interrupted, Live
+from harness.trial.live import Control, Interrupted, Live, Pulse
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
@@ -39,13 +39,17 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(parse_trial(raw, "trial"))
-    options: Run = parse(Run, run_options, "run")
-    folder.mkdir(parents=True, exist_ok=True)
-    live = Live(folder, trial, control, attempt)
-    live.say("running")
+    with Pulse(control) as pulse:
+        trial = with_data(parse_trial(raw, "trial"))
+        options: Run = parse(Run, run_options, "run")
+        folder.mkdir(parents=True, exist_ok=True)
+        return _to_its_end(trial, folder, options, Live(folder, trial, control, attempt), pulse)
+
+
+def _to_its_end(trial: Trial, folder: Path, options: Run, live: Live, pulse: Pulse) -> str:
+    live.say("running", "preparing")
     try:
-        _run(trial, folder, options, live)
+        _run(trial, folder, options, live, pulse)
     except (Interrupted, KeyboardInterrupt):
         return live.say("interrupted")
     except Diverged as e:
@@ -57,7 +61,7 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     return live.say("done")
 
 
-def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
+def _run(trial: Trial, folder: Path, options: Run, live: Live, pulse: Pulse) -> None:
     device = prepare_device(options, trial)
     before, saved = read_json(folder / "result.json"), _resumable(folder)
     if before and not (saved and saved.meta["complete"]):
@@ -95,9 +99,12 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
             if saved is not None and state.nimg:
                 same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
-            ended = train(
-                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=keep
-            )  # fmt: skip
+            live.update(message=None)
+            with pulse.silent():
+                ended = train(
+                    state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional,
+                    upkeep=pulse.outside(keep),
+                )  # fmt: skip
         if not ended:
             raise Interrupted
         keep.finish(state)
