@@ -1,7 +1,6 @@
 """StyleGAN's dataset format: a ZIP or a folder of square images, with labels in `dataset.json`."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image
 
+from harness import process
 from harness.data import identity as _identity
 from harness.data import pixel_cache as _cache
 from harness.data.decode import Filter, decode, require_square, resize
@@ -116,7 +116,7 @@ def _decode(
             )
         return np.asarray(resize(image, resolution, options.filter)).transpose(2, 0, 1)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, process.cores())) as pool:
         for start in range(0, len(names), 256):
             yield np.stack(list(pool.map(one, names[start : start + 256])))
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 
 from harness.disk import ROOT
 from harness.errors import UserError
+from harness.process import cores, on_ending
 from harness.store import lock
 
 MARK = "NASHBOARD_DRIVER"
@@ -44,6 +44,7 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             if str(ROOT) not in path.split(os.pathsep):
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
             options |= {"address": "local", "include_dashboard": False, "object_store_memory": 100 * 2**20}
+            options["num_cpus"] = cores()
         else:
             _reach(address)
             options["address"] = address
@@ -55,10 +56,11 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             import ray
 
             try:
-                ray.init(**options)
-            except (ConnectionError, RuntimeError, ValueError) as e:
-                where = address or "a local Ray"
-                raise UserError(f"--ray-address {where}: did not answer as Ray: {first_line(e)}") from e
+                with _deaf():
+                    ray.init(**options)
+            except Exception as e:  # Ray raises of all kinds
+                where = f"--ray-address {address}: did not answer as Ray" if address else "Ray did not start here"
+                raise UserError(f"{where}: {type(e).__name__}: {first_line(e)}") from e
         try:
             if asked:
                 raise KeyboardInterrupt
@@ -69,23 +71,28 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
 
 @contextmanager
 def _patient() -> Iterator[list[int]]:
-    """While Ray starts, a first Ctrl-C is only noted: inside, it would leave half a Ray, or end this process by a fault
-    in Ray's own code. A second one ends it at once."""
+    """While Ray starts, a first Ctrl-C, SIGTERM or SIGHUP is only noted: inside, it would leave half a Ray, or end this
+    process by a fault in Ray's own code. A second Ctrl-C ends it at once."""
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        if len(asked) > 1:
+        if asked.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
+    with on_ending(note):
         yield asked
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started within hears no hangup: a terminal that goes away tells all its processes, and Ray's would end
+    at once, with the trials that the driver has yet to save."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _sweep() -> None:

@@ -1,9 +1,7 @@
 """Trials onto processes: in this one, on a Ray of our own, or on a cluster."""
 
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import process
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.experiment.parse import to_plain
@@ -53,7 +52,8 @@ def launch(
     `worker`: "module:function" with the signature of `trial.run`; `probe`: of `fit.measure`.
     `during` is held as long as the lock.
 
-    Ctrl-C once asks every trial to save and stop (all unfinished are `interrupted`), twice ends them.
+    Ctrl-C, SIGTERM or SIGHUP asks every trial to save and stop (all unfinished are `interrupted`), a second Ctrl-C
+    ends them.
     While Ray runs, sys.stdout and sys.stderr point to results/<experiment>/driver.log, so a
     display must have bound its stream before. Raises Busy where another driver works on this
     experiment, UserError where the cluster can never hold one trial, Halted for an end that every trial would come to.
@@ -80,7 +80,7 @@ def launch(
         elif jobs:
             with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
                 pool, stop = RayPool(ray, run, worker), Stop()
-                with _signals(stop):
+                with process.on_ending(stop):  # entered after ray.init, which takes SIGTERM for itself
                     trials = {e.id: e.trial for e in entries if e.id not in words}
                     shares = fit.shares(trials, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
                     for share in dict.fromkeys(shares.values()):
@@ -106,12 +106,12 @@ def _here(jobs: list[Job], run: Run, worker: str, tell: Callable[[Job, str, dict
     """One trial after another in this process: no Ray, no retries, no time limits."""
     words, stop = dict.fromkeys((job.id for job in jobs), "interrupted"), Stop()
 
-    def stop_or_break(*_: object) -> None:
-        stop()
+    def stop_or_break(number: int, _: object) -> None:
+        stop(number)
         if stop.asked > 1:
             raise KeyboardInterrupt
 
-    with _signals(stop_or_break):
+    with process.on_ending(stop_or_break):
         for job in jobs:
             if stop.asked:
                 break
@@ -146,21 +146,7 @@ def _ended_badly(folder: Path) -> str | None:
     return word if word in ENDED_BADLY else None
 
 
-# ── signals and streams ─────────────────────────────────────────────────────
-
-
-@contextmanager
-def _signals(handler: Callable[..., None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to `handler`. Entered after ray.init, which takes SIGTERM for itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+# ── streams ─────────────────────────────────────────────────────────────────
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A `Pool` runs trials somewhere; `drive` decides. Tests and simulations give it a
 clock of their own, and so exercise the very code that runs a cluster.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -78,8 +79,9 @@ class Stop:
         self.asked = 0
         self.fatal: Ended | None = None
 
-    def __call__(self, *_: object) -> None:
-        self.asked += 1
+    def __call__(self, number: int = signal.SIGINT, _: object = None) -> None:
+        """Be a signal's handler. Whoever sends another than Ctrl-C's may do so several times, and mean one."""
+        self.asked = self.asked + 1 if number == signal.SIGINT else max(self.asked, 1)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import process
 from harness.errors import UserError
 from harness.tracking import views
 from harness.tracking.mirror import default_uri
@@ -46,27 +46,19 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[
     command += ["--default-artifact-root", (results.absolute() / "mlartifacts").as_uri()]
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     base = f"http://{host}:{port}"
-    with (results / "mlflow-server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env={**os.environ, **lean}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            _wait(base, server, log.name)
-            yield base
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
+    try:
+        log = (results / "mlflow-server.log").open("w")
+    except OSError as e:
+        raise UserError(f"{e.filename}: {e.strerror}; MLflow's server needs a folder that can be written") from None
+    with log, process.kept(command, {**os.environ, **lean}, log) as server:
+        _wait(base, server, log.name)
+        yield base
 
 
 def ui(
     results: Path, experiment: str | None, port: int = 5000, *, browse: bool = True, say: Callable[[str], None] = print
 ) -> None:
-    """Serve until Ctrl-C; says, and opens in a browser, the link of the experiment's view."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; says, and opens in a browser, the link of the experiment's view."""
     with contextlib.suppress(KeyboardInterrupt), serve(results, port) as base:
         link = view_link(base, experiment) if experiment else base
         say(f"MLflow: {link}")
