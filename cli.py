@@ -145,16 +145,28 @@ def matrix(args: argparse.Namespace) -> int:
     option("--gpus", type=int, nargs="+", default=[1, 8, 64], help="sizes of cluster to plan for (default: 1 8 64)"),
 )
 def plan(args: argparse.Namespace) -> int:
-    """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
+    """Print the unique trials in launch order, which cells each serves, what they cost and when they would end.
+
+    What `matrix` would refuse is refused, but for images and weights that are not here yet: nothing is fetched.
+    """
     _begin(args)
     from harness import console
     from harness.errors import UserError
+    from harness.experiment.matrix import entries
+    from harness.orchestration import fit
     from harness.orchestration import plan as plans
+    from harness.process import cores
+    from harness.store.folder import finished
+    from harness.trial.preflight import preflight
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
-    made = plans.table(experiment, args.results, absent, args.gpus, os.cpu_count() or 1)
+    todo = [e.trial for e in entries(experiment) if not finished(args.results / "trials" / e.id, e.trial)]
+    fit.check(todo, experiment.run)
+    for line in preflight(todo, str(experiment.path), unseen=plans.unseen):
+        console.say(line)
+    made = plans.table(experiment, args.results, absent, args.gpus, cores())
     console.show_table(made.title, made.header, made.rows, notes=made.notes)
     return 0
 
@@ -377,11 +389,10 @@ def data(args: argparse.Namespace) -> int:
 def _loading() -> Iterator[None]:
     """While libraries load, Ctrl-C ends the process at once, with 130. A KeyboardInterrupt raised inside an import
     may be swallowed there, or leave half a library that fails later."""
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    try:
+    from harness import process
+
+    with process.on_ending(lambda *_: os._exit(130)):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _use_inception_weights(args: argparse.Namespace) -> None:
@@ -460,6 +471,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The program: `main`, after which a Ctrl-C has nothing left to stop, and must not take the place of its word."""
+    from harness import process
+
+    process.end_as_by_ctrl_c()
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -14,4 +14,5 @@ plugins.py outside.py               a plugin is one file, found by its name; fol
 disk.py                             files that appear whole or not at all
 pickles.py                          what a pickle holds, read without executing anything
 console.py errors.py rng.py         the terminal; how work ends early; random streams
+process.py                          the cores that it may use, the signals that end it, children that end with it
 """

@@ -103,7 +103,7 @@ def kept(command: Sequence[str], env: Mapping[str, str], output: IO[str]) -> Ite
 def cores() -> int:
     """How many cores this process may use: of those that it is bound to, what its control groups allow."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(bound, math.ceil(allowed())))
+    return max(1, math.ceil(min(bound, allowed())))
 
 
 def allowed(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:

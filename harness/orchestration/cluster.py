@@ -46,7 +46,7 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             options |= {"address": "local", "include_dashboard": False, "object_store_memory": 100 * 2**20}
             options["num_cpus"] = cores()
         else:
-            _reach(address)
+            reach(address)
             options["address"] = address
             ours = {k: v for k, v in os.environ.items() if k.startswith("NASHBOARD_")}
             options["runtime_env"] = {"env_vars": ours} if ours else {}
@@ -104,8 +104,8 @@ def _sweep() -> None:
                 process.kill()
 
 
-def _reach(address: str) -> None:
-    """Fail in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
+def reach(address: str) -> None:
+    """Raise UserError in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379")

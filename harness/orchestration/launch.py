@@ -20,7 +20,7 @@ from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lock
-from harness.store.folder import note_end, read_state
+from harness.store.folder import LIVELY, note_end, read_state
 
 WORKER = "harness.trial.run:run"
 PROBE = "harness.orchestration.fit:measure"
@@ -68,6 +68,8 @@ def launch(
             if word:
                 words[entry.id] = word
             else:
+                if read_state(home).get("state") in LIVELY:  # what a driver that was killed left behind
+                    note_end(home, "interrupted", None)
                 jobs.append(Job(entry.id, to_plain(entry.trial), home, Share(0, run.resources.cpus)))
 
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from harness.errors import UserError
 from harness.experiment.parse import scored_as
 from harness.experiment.spec import Trial
 
+LIVELY = ("running", "scoring")  # states of a trial that goes on
+
 
 class Fenced(Exception):
     """A later attempt at this trial has begun; this one must write nothing more."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from harness.disk import write_atomic
 from harness.experiment.spec import Trial
-from harness.store.folder import fence
+from harness.store.folder import LIVELY, fence
 
 T = TypeVar("T")
 BEAT_S = 1.0
@@ -101,7 +101,7 @@ class Live:
             self.fence()
             self._written = time.monotonic()
             write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
-            if self.now["state"] in ("running", "scoring"):
+            if self.now["state"] in LIVELY:
                 self.control.report(dict(self.now))
 
     def check(self) -> None:
