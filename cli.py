@@ -450,6 +450,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         args.results = remote.folder(args.results)
+        disk.check_folder(args.results, "--results")
         return VERBS[args.verb].run(args)
     except OSError as e:
         if not disk.is_full(e):
