@@ -44,7 +44,7 @@ def halves(ground: Ground) -> Iterator[tuple[str, ...]]:
     head = start([sys.executable, "-c", HEAD])
     assert head.stdin and head.stdout
     address = next(line.strip() for line in head.stdout if line[:1].isdigit())
-    join = f"from ray.scripts.scripts import main; main(['start', '--address={address}', '--num-cpus=1', '--block'])"
+    join = f"from ray.scripts.scripts import cli; cli(['start', '--address={address}', '--num-cpus=1', '--block'])"
     script = 'mount -t tmpfs none "$1" && exec "$2" -c "$3"'
     other = start(["unshare", "--mount", "sh", "-c", script, "sh", str(ground.results), sys.executable, join])
     assert other.stdin and other.stdout
