@@ -7,20 +7,17 @@ file that fails its checksum is computed again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness import rng
+from harness import locks, rng
 from harness.data.imageset import ImageSet
 from harness.disk import write_atomic
 from harness.errors import UserError
@@ -29,7 +26,7 @@ from harness.evaluation.collect import Collector
 from harness.evaluation.evidence import Evidence, Sample
 from harness.evaluation.frechet import Moments
 
-POLL_S = 0.2
+REMEDY = "set NASHBOARD_CACHE to a folder with room"
 _SOURCES = tuple(str(module.__file__) for module in (features, collect, frechet)) + (__file__,)
 _CODE = hashlib.sha256(b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in _SOURCES)).hexdigest()
 """Of the files that decide what is cached, as this process runs them: fakes are never met by reals of other code."""
@@ -102,7 +99,9 @@ def cached(
     computes the same. Raises UserError if the folder can't be written."""
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / "reals" / f"{name}.npz"
-    with _lock(path.with_suffix(".lock"), waiting):
+    with _usable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.held(path.with_suffix(".lock"), REMEDY, waiting):
         arrays = _read(path)
         if arrays is None:
             arrays = compute()
@@ -117,35 +116,12 @@ def _batches(images: ImageSet, count: int, batch_size: int) -> Iterator[NDArray[
 
 
 @contextlib.contextmanager
-def _lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when a process dies. Who waits can be stopped."""
-    with _usable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        while not _taken(file, path.parent):
-            waiting()
-            time.sleep(POLL_S)
-        yield
-
-
-def _taken(file: IO[str], folder: Path) -> bool:
-    """Whether the lock is ours now, rather than another process's."""
-    with _usable(folder):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-@contextlib.contextmanager
 def _usable(folder: Path) -> Iterator[None]:
     """Trouble with files of the cache, and with nothing else, as a UserError."""
     try:
         yield
     except OSError as e:
-        raise UserError(f"{folder}: {e.strerror or e}; set NASHBOARD_CACHE to a folder with room") from None
+        raise UserError(f"{folder}: {e.strerror or e}; {REMEDY}") from None
 
 
 def _write(path: Path, arrays: dict[str, NDArray]) -> None:

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from harness import locks
 from harness.datasets import synthetic
 from harness.errors import UserError
 from harness.evaluation import reals
@@ -39,7 +40,7 @@ class Stopped(Exception):
 
 
 def test_who_waits_for_another_process_shows_it_and_can_be_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(reals, "POLL_S", 0.01)
+    monkeypatch.setattr(locks, "GLANCE_S", 0.01)
     reals.cached(tmp_path, {"a": 1}, dict)
     (path,) = tmp_path.glob("reals/*.lock")
     path.with_suffix(".npz").unlink()
@@ -76,5 +77,5 @@ def test_a_lock_that_fails_is_not_called_taken_and_other_trouble_not_the_cache_s
         reals.cached(tmp_path, {"a": 1}, full)
     assert not isinstance(e.value, UserError), "it is no trouble of the cache's"
     monkeypatch.setattr(fcntl, "flock", broken)
-    with pytest.raises(UserError, match="No locks available; set NASHBOARD_CACHE"):
+    with pytest.raises(UserError, match="No locks available.*set NASHBOARD_CACHE"):
         reals.cached(tmp_path, {"a": 1}, dict)
