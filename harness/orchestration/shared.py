@@ -1,14 +1,14 @@
 """The one folder, or URL, of results that driver and workers must both see: whether they do."""
 
 import contextlib
-import os
 import socket
 import time
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UserError, redact
 from harness.orchestration.schedule import Ended
 from harness.store import remote
+from harness.store.bucket import Store
 from harness.store.folder import owner
 
 LATE_S = 5.0  # what the driver has just written into a shared folder may be seen so much later on another node
@@ -30,9 +30,9 @@ def see(folder: Path, number: int, node: str = "") -> None:
         if time.monotonic() > deadline:
             here = f"{socket.gethostname()} {node}".strip()
             found = f"attempt {noted} instead of {number}" if noted else "nothing"
-            if remote.URL in os.environ:
+            if remote.url() is not None:
                 raise NotShared(
-                    f"--results {os.environ[remote.URL]}: on node {here} there is {found} of the driver's "
+                    f"--results {remote.url()}: on node {here} there is {found} of the driver's "
                     f"trials/{folder.name}; give a URL that means the same on every node"
                 )
             raise NotShared(
@@ -44,7 +44,7 @@ def see(folder: Path, number: int, node: str = "") -> None:
 
 def has_result(folder: Path) -> bool:
     """Whether the driver finds a result of the trial in `folder`, or at the URL of the results."""
-    if remote.URL in os.environ:
+    if remote.url() is not None:
         return _at_url(folder, "result.json") is not None
     _look_again(folder)
     return (folder / "result.json").exists()
@@ -52,14 +52,14 @@ def has_result(folder: Path) -> bool:
 
 def unfound(ended: Ended, folder: Path) -> Ended:
     """What becomes of an attempt that ended well but left no result that the driver finds."""
-    place = os.environ.get(remote.URL) or folder.parents[1]
+    place = redact(remote.url() or "") or folder.parents[1]
     missing = f"trials/{folder.name}/result.json"
     return Ended("failed", f"its process said {ended.word}, but {place} has no {missing}; do all nodes share it?")
 
 
 def _noted(folder: Path) -> int | None:
     """The number in the trial's `attempt` as it is now."""
-    if remote.URL not in os.environ:
+    if remote.url() is None:
         _look_again(folder)
         return owner(folder)
     raw = _at_url(folder, "attempt")
@@ -68,7 +68,7 @@ def _noted(folder: Path) -> int | None:
 
 def _at_url(folder: Path, name: str) -> bytes | None:
     with contextlib.suppress(Exception):  # whatever fsspec's backends raise: asked again, until the patience ends
-        return remote.Store(os.environ[remote.URL]).read(f"trials/{folder.name}/{name}")
+        return Store(str(remote.url())).read(f"trials/{folder.name}/{name}")
     return None
 
 

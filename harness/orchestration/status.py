@@ -8,7 +8,7 @@ from typing import Any
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
 from harness.report.tables import Grid
-from harness.store import code, lock
+from harness.store import code, lease
 from harness.store.folder import LIVELY, finished, read_state, stored
 
 FRESH_S = 60.0  # a trial that another experiment's driver runs has said something since
@@ -17,8 +17,8 @@ FRESH_S = 60.0  # a trial that another experiment's driver runs has said somethi
 def table(experiment: Experiment, results: Path) -> Grid:
     """One line per trial: its state, how far it is and how fast, and what it said last."""
     rows, others = [], []
-    driver = lock.driver(results / experiment.name)
-    elsewhere = any(lock.driver(path.parent) for path in results.glob("*/.lock"))
+    driver = lease.driver(results / experiment.name)
+    elsewhere = any(lease.driver(path.parent) for path in results.glob("*/.lock"))
     for e in entries(experiment):
         folder = results / "trials" / e.id
         result, last = finished(folder, e.trial), stored(folder, e.trial)

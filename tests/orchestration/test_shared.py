@@ -35,7 +35,7 @@ def test_a_worker_that_does_not_see_its_attempt_ends_at_once(tmp_path, there):
 
 def test_a_url_that_means_another_place_on_that_node_is_told_too(tmp_path, monkeypatch):
     folder = tmp_path / "front" / "trials" / "0123"
-    monkeypatch.setenv(remote.URL, f"file://{tmp_path}/elsewhere")
+    monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/elsewhere")
     ended = make(folder, 1)
     assert ended.fatal == 2 and "means the same on every node" in ended.message
     (tmp_path / "elsewhere" / "trials" / "0123").mkdir(parents=True)
