@@ -27,8 +27,8 @@ def table(experiment: Experiment, results: Path) -> Grid:
         now = {"state": result["status"], "nimg": result["nimg"]} if result else told
         if last and not result and now.get("state") == last.get("status"):
             now = {**now, "state": "scored otherwise"}
-        kimg = f"{now.get('nimg', 0) / 1000:.4g}/{e.trial.train.total_kimg:g}"
-        rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
+        kimg = f"{_number(now, 'nimg') / 1000:.4g}/{e.trial.train.total_kimg:g}"
+        rate = f"{_number(now, 'images_per_s'):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
     header = ("trial", "state", "kimg", "img/s", "")
     notes = [f"driver: {driver or 'none'}", *filter(None, [code.told(others)])]
@@ -38,7 +38,13 @@ def table(experiment: Experiment, results: Path) -> Grid:
 def _as_it_is(state: Mapping[str, Any], driven: bool, elsewhere: bool) -> dict[str, Any]:
     """What state.json says, unless it says that the trial goes on while nobody drives it: a driver that was killed took
     back nothing. `elsewhere`: another experiment's driver is at work, perhaps at a trial that both share."""
-    lively = elsewhere and time.time() - state.get("time", 0) < FRESH_S
+    lively = elsewhere and time.time() - _number(state, "time") < FRESH_S
     if driven or lively or state.get("state") not in LIVELY:
         return dict(state)
     return {**state, "state": "interrupted", "message": "its driver is gone; the same command goes on"}
+
+
+def _number(state: Mapping[str, Any], name: str) -> float:
+    """A number that state.json holds; 0 where a disk spoilt it."""
+    value = state.get(name, 0)
+    return float(value) if isinstance(value, int | float) else 0.0

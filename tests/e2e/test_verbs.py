@@ -129,6 +129,22 @@ def test_status_takes_nothing_for_running_that_nobody_drives(tiny, tmp_path, cap
         assert "running" in out and "scoring" not in out and out.count("interrupted") == 1
 
 
+SPOILT = ['{"state": "running", "nimg": "x", "images_per_s": [], "time": {}}', '{"state": ["x"]}', "[1]", "\0", "{"]
+
+
+@pytest.mark.parametrize("text", SPOILT)
+@pytest.mark.parametrize("driven", [False, True])
+def test_status_reads_past_a_spoilt_state(tiny, tmp_path, capsys, monkeypatch, text, driven):
+    monkeypatch.chdir(tmp_path)
+    trials = recognise.recognise(cli_loaded(tiny), tmp_path / "results").experiment
+    home = tmp_path / "results" / "trials" / status.entries(trials)[0].id
+    home.mkdir(parents=True)
+    (home / "state.json").write_text(text)
+    with lock.hold(tmp_path / "results" / "tiny") if driven else contextlib.nullcontext():
+        assert cli.main(["status", "tiny.yaml"]) == 0
+    assert "0/0.128" in capsys.readouterr().out
+
+
 def cli_loaded(path):
     from harness.experiment import files
 
