@@ -62,7 +62,7 @@ def reals(trial: Any) -> str:
     return trial.data or _place(trial.dataset) if part and trial.eval.distances else ""
 
 
-def of_scoring(spec: Any, reals: str = "") -> dict[str, Any]:
+def of_scoring(spec: Any, *, reals: str = "") -> dict[str, Any]:
     """All that decides how trained weights are scored: `options`, `epochs` and, where there are such, `reals`."""
     options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
     parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}

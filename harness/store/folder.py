@@ -77,10 +77,9 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
 
 def answer(folder: Path, trial: Trial) -> Path | None:
     """The file of the result that was scored as the trial asks, if there is one."""
-    reals = ids.reals(trial)
-    for name in (RESULT, _name(ids.of_scoring(trial.eval, reals))):
+    for name in (RESULT, _name(trial.scoring)):
         result = read_json(folder / name)
-        if result and scored_as(result, trial.eval, reals):
+        if result and scored_as(result, trial.eval, reals=ids.reals(trial)):
             return folder / name
     return None
 
