@@ -1,9 +1,12 @@
 """Driver and workers must see one folder of results: found out before anything is trained."""
 
+import time
+
 import pytest
 
 from harness.experiment.spec import Run
-from harness.orchestration import attempt, launch, shared
+from harness.orchestration import attempt, launch, pool, shared
+from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended
 from harness.store import remote
 from tests.fake_trials import entry, finished
@@ -70,3 +73,20 @@ def test_a_trial_that_every_other_would_follow_ends_the_matrix_in_one_line(tmp_p
             [entry(), entry(name_="b")], tmp_path, Run(), experiment="x", finished=finished(tmp_path), local=True
         )
     assert halted.value.exit_code == 2
+
+
+def test_a_pool_waits_for_a_result_that_is_late_and_then_calls_the_trial_failed(tmp_path, monkeypatch):
+    ray = RayPool(None, Run(), "none")
+    here, gone = tmp_path / "trials" / "here", tmp_path / "trials" / "gone"
+    monkeypatch.setattr(pool, "FOUND_S", 0.2)
+    said = [("a", here, Ended("done")), ("b", gone, Ended("diverged")), ("c", gone, Ended("crashed"))]
+    assert ray._found(said) == [("c", Ended("crashed"))]
+    here.mkdir(parents=True)
+    (here / "result.json").write_text("{}")
+    assert ray.wait(0) == [("a", Ended("done"))]
+    ray.stop("b")
+    ray.kill("b")
+    time.sleep(0.3)
+    ((id, ended),) = ray.wait(0)
+    assert id == "b" and ended.word == "failed" and "said diverged" in ended.message
+    assert ray.wait(0) == []
