@@ -248,6 +248,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     from harness.training import trained
 
     _use_inception_weights(args)
+    _use_own_cores()
     sets = list(args.set)
     if args.num_fakes is not None:
         sets.append(f"eval.num_fakes={args.num_fakes}")
@@ -286,6 +287,7 @@ def attention(args: argparse.Namespace) -> int:
     from harness import console
     from harness.study import report as attention_report
 
+    _use_own_cores()
     experiment, _ = _recognised(args)
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
@@ -352,6 +354,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
     if args.samplers and not args.out:
         raise UserError("pictures --samplers: --out: missing; give a folder")
+    _use_own_cores()
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
     disk.check_writable(out, "--out")
@@ -401,6 +404,15 @@ def _use_inception_weights(args: argparse.Namespace) -> None:
     """Trials run in processes of their own, which inherit the environment."""
     if args.inception_weights:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _use_own_cores() -> None:
+    """Let torch, which heeds what this process is bound to but no control group, have no more threads than cores."""
+    import torch
+
+    from harness.process import cores
+
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def _begin(args: argparse.Namespace) -> None:

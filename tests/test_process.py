@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+import cli
 from harness import process
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +78,21 @@ def test_a_process_bound_to_one_core_counts_one():
     assert done.stdout == "1\n"
 
 
+def test_verbs_that_compute_have_no_more_threads_than_cores(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(process, "allowed", lambda: 0.5)
+    try:
+        torch.set_num_threads(2)
+        cli._use_own_cores()
+        assert torch.get_num_threads() == 1
+        cli._use_own_cores()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_nothing_counts_the_machine_s_cores():
-    code = [ROOT / "cli.py", *(ROOT / "harness").rglob("*.py"), *(ROOT / "backbones").rglob("*.py")]
+    code = [ROOT / "cli.py", *(p for name in ("harness", "backbones") for p in (ROOT / name).rglob("*.py"))]
     assert [p.name for p in code if "cpu_count" in p.read_text()] == ["process.py"]
 
 
