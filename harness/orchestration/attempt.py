@@ -147,7 +147,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
     if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
-        return Ended("interrupted", text, fatal=1)
+        return Ended("interrupted", f"{text}; make room, then give the same command again", fatal=1)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text(redact("".join(traceback.format_exception(e))))
     return Ended("oom" if out_of_memory(e) else "failed", text)
