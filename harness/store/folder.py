@@ -21,6 +21,7 @@ from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_of
 from harness.experiment.spec import Trial
 
+LIVELY = ("running", "scoring")  # states of a trial that goes on
 RESULT = "result.json"
 
 
