@@ -85,8 +85,7 @@ def train(
         return loss
 
     while state.nimg < total:
-        stop = upkeep(state)
-        if agree(stop, device) if world > 1 else stop:
+        if agree(partial(upkeep, state)):
             return False
         stats = Stats()
         if t.lr_decay == "linear":

@@ -1,6 +1,7 @@
 """One trial end to end: resume -> train -> one evaluation pass -> result.json."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,11 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     drawn: dict[str, str] = {}
     during = "training"
     try:
-        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
-            if saved is not None and state.nimg:
-                same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
+        with team(
+            options.resources.world, device, follow, raw, plain(options),
+            patience_s=options.patience_s, waiting=live.update,
+        ):  # fmt: skip
+            same(lambda: checkpoint.encode(saved.tensors, saved.meta) if saved and state.nimg else b"", device)
             ended = train(
                 state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=keep
             )  # fmt: skip
@@ -151,21 +154,25 @@ def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
     )
 
 
-def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
-    """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
-    trial, options = parse_trial(raw, "trial"), parse(Run, run_options, "run")
+def follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any]) -> Callable[[], None]:
+    """What ranks 1, 2, ... do: the same steps without upkeep, from rank 0's checkpoint on where there is one."""
+    trial, options = with_data(parse_trial(raw, "trial")), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
-    if nimg:
-        state.load(checkpoint.decode(same(None, device)), nimg)
 
     def forget(state: State) -> bool:
         state.stats.clear()
         return False
 
-    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+    def rest() -> None:
+        if begun := same(None, device):
+            saved = checkpoint.decode(begun)
+            state.load(saved.tensors, saved.meta["nimg"])
+        train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+
+    return rest
 
 
 def with_data(trial: Trial) -> Trial:

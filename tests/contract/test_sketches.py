@@ -90,8 +90,8 @@ METHODS: dict[str, Callable[[], Hooks]] = {
 OFF: dict[str, Any] = {"pl_weight": 0.0, "r1_gamma": 0.0}  # path length follows a mean of its own in each process
 
 
-def follow(rank: int, name: str) -> None:
-    run("stylegan2", {name: METHODS[name]()}, **OFF)
+def follow(rank: int, name: str) -> Callable[[], None]:
+    return lambda: run("stylegan2", {name: METHODS[name]()}, **OFF) and None
 
 
 @pytest.mark.slow
