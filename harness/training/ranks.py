@@ -109,7 +109,7 @@ def follow(
             store.set(f"ready/{rank}", "")
         with _joined(backend, store, rank, world, patience_s):
             rest()
-    except tuple(_TELLING.values()) as e:
+    except (Diverged, UserError) as e:
         with _loss():
             store.set("ended", f"{type(e).__name__}:{e}")
         raise
@@ -208,7 +208,7 @@ def _child(
     outside.unpack(plugins)
     try:
         follow(meeting, rank, world, LOOPBACK, task, *args, patience_s=patience_s)
-    except (Lost, *_TELLING.values()):
+    except (Lost, Diverged, UserError):
         raise SystemExit(1) from None  # rank 0 tells why
 
 

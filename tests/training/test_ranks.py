@@ -51,7 +51,10 @@ def test_the_store_listens_on_one_address_alone() -> None:
 
 
 def note(rank: int, path: str) -> Callable[[], None]:
-    return lambda: Path(path).write_text(f"rank {rank}")
+    def rest() -> None:
+        Path(path).write_text(f"rank {rank}")
+
+    return rest
 
 
 def write(rank: int, path: str) -> Callable[[], None]:
@@ -176,9 +179,8 @@ def test_a_rank_0_that_died_or_froze_in_its_upkeep_is_noticed(tmp_path: Path, fr
 
 
 def unready(rank: int, error: str) -> Callable[[], None]:
-    raise {"UserError": UserError("dataset: other images here"), "Diverged": Diverged("loss/x"), "": SystemExit(7)}[
-        error
-    ]
+    ends = {"UserError": UserError("dataset: other images here"), "Diverged": Diverged("loss/x")}
+    raise ends.get(error, SystemExit(7))
 
 
 @pytest.mark.slow

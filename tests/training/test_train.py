@@ -180,7 +180,7 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032, "pl_weight": 0.0}, eval={"num_fakes": 64})
     weights = []
     joined = []
-    monkeypatch.setattr(trials, "team", lambda world, *args: joined.append(world) or ranks.team(world, *args))
+    monkeypatch.setattr(trials, "team", lambda world, *a, **k: joined.append(world) or ranks.team(world, *a, **k))
     for world in (1, 2):
         run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
         folder = tmp_path / str(world)
