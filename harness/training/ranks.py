@@ -336,6 +336,27 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def spread(tensors: list[Tensor], source: int) -> None:
+    """Give all ranks the contents of these tensors, of any types, as rank `source` has them."""
+    if not tensors:
+        return
+    flat = torch.cat([t.reshape(-1).view(torch.uint8) for t in tensors])
+    with _loss():
+        dist.broadcast(flat, source)
+    for t, piece in zip(tensors, flat.split([t.nbytes for t in tensors]), strict=True):
+        t.copy_(piece.clone().view(t.dtype).view_as(t))
+
+
+def counts(mine: Tensor) -> list[Tensor]:
+    """The equal-shaped integers of all ranks, by rank; on the host, so that no step waits for a GPU."""
+    return [mine] if _signal is None else _signal.gathered(mine)
+
+
+def gathered(value: Tensor) -> list[Tensor]:
+    """The value of every rank, by rank; alone, one's own."""
+    return interleaved([value])
+
+
 def interleaved(values: list[Tensor]) -> list[Tensor]:
     """The equal-shaped `values` of all ranks: the first of each rank, then the second of each, ...: the order of
     their microbatches."""

@@ -1,6 +1,6 @@
 """The training loop, top to bottom in one function. It knows no Ray, MLflow, metric, dataset or variant name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -14,7 +14,8 @@ from harness.method import losses
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
-from harness.training.ranks import agree, summed
+from harness.training.order import Order
+from harness.training.ranks import agree, gathered, summed
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
@@ -34,7 +35,7 @@ def train(
 
     `upkeep(state)` is called before every step: it reports, samples and saves. `hooks` are what
     the arm's variants do. Under torch.distributed each process takes its share of the
-    microbatches; gradients are those of one process with the same microbatches.
+    microbatches; gradients, and what moves with each forward pass, are those of one process with the same microbatches.
     """
     g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
     gan = hooks.adversarial or per_logit(losses.ADVERSARIAL[t.loss])
@@ -43,7 +44,7 @@ def train(
     size, parts = t.microbatch, t.batch_size // t.microbatch
     if parts % world:
         raise ValueError(f"train.batch_gpu: {parts} microbatches do not divide among {world} processes")
-    mine = range(rank, parts, world)
+    order = Order(rank, world, parts, {"G": g, "D": d}, state.pl_mean)
     shown, stats = t.batch_size * t.d_steps, Stats()
     total, lr_g, lr_d = round(t.total_kimg * 1000), opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"]
     hooks.remember(state.memory, device)
@@ -84,6 +85,16 @@ def train(
                 stats.add(name, part)
         return loss
 
+    def turns(phase: str, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        """My microbatches of a phase that begins without gradients."""
+        mark = stats.mark()
+
+        def begin() -> None:
+            stats.back(mark)
+            optimizer.zero_grad(set_to_none=True)
+
+        return order.turns(phase, begin)
+
     while state.nimg < total:
         if agree(partial(upkeep, state)):
             return False
@@ -96,8 +107,7 @@ def train(
         d.requires_grad_(True)
         for k in range(t.d_steps):
             reals, labels = batch(data, seed, state.nimg + k * t.batch_size, t.batch_size, conditional)
-            opt_d.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("d", opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 z, y_fake, draws = fake_inputs(f"d{k}.{m}", size)
                 y_fake = y if gan.paired else y_fake
@@ -124,8 +134,7 @@ def train(
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
         step = state.nimg // shown
         if t.r1_gamma and t.r1_interval and step % t.r1_interval == 0:
-            opt_d.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("r1", opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
                 seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
@@ -137,10 +146,9 @@ def train(
 
         # G: raise the scores of fakes, and whatever the arm's variants ask besides.
         d.requires_grad_(False)
-        opt_g.zero_grad(set_to_none=True)
         if gan.paired:
             reals, labels = batch(data, seed, state.nimg + shown, t.batch_size, conditional)
-        for m in mine:
+        for m in turns("g", opt_g):
             z, y_fake, draws = fake_inputs(f"g.{m}", size)
             partners = None
             if gan.paired:
@@ -161,18 +169,20 @@ def train(
 
         # Lazy path length regularisation (StyleGAN2, section 3.2).
         if t.pl_weight and t.pl_interval and step % t.pl_interval == 0:
-            opt_g.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("pl", opt_g):
                 z, y_fake, draws = fake_inputs(f"pl.{m}", max(1, size // t.pl_batch_shrink))
                 fakes = g(z, y_fake, draws=draws, mixing=t.style_mixing)
                 noise = torch.randn(fakes.images.shape, generator=draws("pl_noise"), device=device)
-                penalty, _, pl_mean = losses.path_length(fakes.images, fakes.ws, state.pl_mean, noise, t.pl_decay)
-                (penalty.mean() * (t.pl_weight * t.pl_interval / parts)).backward()
-                state.pl_mean.copy_(pl_mean.detach())
-                stats.add("loss/path_length", penalty.mean())
+                lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
+                for source, others in enumerate(gathered(lengths.detach().mean())):
+                    own = source == rank
+                    pl_mean = losses.moved(state.pl_mean, lengths.mean() if own else others, t.pl_decay)
+                    if own:
+                        penalty = (lengths - pl_mean).square().mean()
+                    state.pl_mean.copy_(pl_mean.detach())
+                (penalty * (t.pl_weight * t.pl_interval / parts)).backward()
+                stats.add("loss/path_length", penalty)
             _share_gradients(g, world)
-            if world > 1:
-                summed(state.pl_mean.div_(world))
             opt_g.step()
 
         joined = state.stats.join(stats)
