@@ -48,9 +48,10 @@ class Order:
         self._counts: dict[str, Tensor] = {}  # phase -> accesses of each iterate in each microbatch [parts, iterates]
         self._known: set[str] = set()  # phases of which all that moves is known
 
-    def turns(self, phase: str, begin: Callable[[], None]) -> Iterator[int]:
+    def turns(self, phase: str, module: nn.Module, begin: Callable[[], None]) -> Iterator[int]:
         """The microbatches of this process in a phase of that name, each of which the caller makes before it asks for
-        the next. `begin` is called before the first, and again where all are to be made anew."""
+        the next. `begin` is called before the first, and again where all are to be made anew. At the end the gradients
+        of `module` are those of all microbatches."""
         if self.world == 1:
             begin()
             yield from range(self.parts)
@@ -59,6 +60,7 @@ class Order:
         for _ in range(_MOST_TRIES):
             begin()
             noted, expected = _Noted(self._norms, self._iterates), self._expected(phase)
+            gradients = _Gradients(module)
             with noted:
                 for m in range(self.rank, self.parts, self.world):
                     self._advance(expected[max(0, m - self.world + 1) : m].sum(0))
@@ -67,9 +69,11 @@ class Order:
                     yield m
                     self._learn(phase, start, noted.followed)
                     self._move(start, noted.moves, first=m - self.rank)
+                    gradients.add()
             found = self._counts[phase] = self._of_all(noted.counts)
             if torch.equal(found[:-1], expected[:-1]):  # nothing comes after the last
                 ranks.spread([self._buffer(name) for name in self._iterated], (self.parts - 1) % self.world)
+                gradients.write()
                 return
             self._restore(before)
             for tensor, was in zip(self._also, also, strict=True):
@@ -140,6 +144,40 @@ class Order:
     def _restore(self, copies: dict[str, Tensor]) -> None:
         for name, was in copies.items():
             self._buffer(name).copy_(was)
+
+
+class _Gradients:
+    """The sum of a module's gradients over microbatches, in their order: a sum of floats depends on it.
+
+    Each process adds up a share of the numbers, so that no more goes over the network than by an all-reduce (where a
+    process has one microbatch; each further one costs half as much).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._all = list(module.parameters())
+        self._having: list[nn.Parameter] = []  # a phase may leave a parameter without gradient, on every rank
+        self._share: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """The microbatch that each process has just made; its gradients are taken away."""
+        self._having = [p for p in self._all if p.grad is not None]
+        if not self._having:
+            return
+        flat = torch.cat([p.grad.reshape(-1) for p in self._having if p.grad is not None])
+        for one in ranks.exchanged(flat):
+            self._share = one.clone() if self._share is None else self._share.add_(one)
+        for p in self._having:
+            p.grad = None
+
+    @torch.no_grad()
+    def write(self) -> None:
+        if self._share is None:
+            return
+        sizes = [p.numel() for p in self._having]
+        flat = ranks.collected(self._share)[: sum(sizes)]
+        for p, piece in zip(self._having, flat.split(sizes), strict=True):
+            p.grad = torch.empty_like(p).copy_(piece.view_as(p))
 
 
 class _Noted:

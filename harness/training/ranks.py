@@ -336,6 +336,24 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def exchanged(flat: Tensor) -> Tensor:
+    """[n] of each rank -> this rank's share of what all have, [world, n / world], by rank; zeros fill it up."""
+    world = dist.get_world_size()
+    mine = torch.cat([flat, flat.new_zeros(-len(flat) % world)])
+    theirs = torch.empty_like(mine)
+    with _loss():
+        dist.all_to_all_single(theirs, mine)
+    return theirs.view(world, -1)
+
+
+def collected(share: Tensor) -> Tensor:
+    """The shares of all ranks one after the other, on every rank."""
+    whole = share.new_empty(dist.get_world_size() * len(share))
+    with _loss():
+        dist.all_gather_into_tensor(whole, share)
+    return whole
+
+
 def spread(tensors: list[Tensor], source: int) -> None:
     """Give all ranks the contents of these tensors, of any types, as rank `source` has them."""
     if not tensors:

@@ -15,7 +15,7 @@ from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
 from harness.training.order import Order
-from harness.training.ranks import agree, gathered, summed
+from harness.training.ranks import agree, gathered
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
@@ -85,15 +85,15 @@ def train(
                 stats.add(name, part)
         return loss
 
-    def turns(phase: str, optimizer: torch.optim.Optimizer) -> Iterator[int]:
-        """My microbatches of a phase that begins without gradients."""
+    def turns(phase: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        """My microbatches of a phase, which begins without gradients and ends with those of all microbatches."""
         mark = stats.mark()
 
         def begin() -> None:
             stats.back(mark)
             optimizer.zero_grad(set_to_none=True)
 
-        return order.turns(phase, begin)
+        return order.turns(phase, network, begin)
 
     while state.nimg < total:
         if agree(partial(upkeep, state)):
@@ -107,7 +107,7 @@ def train(
         d.requires_grad_(True)
         for k in range(t.d_steps):
             reals, labels = batch(data, seed, state.nimg + k * t.batch_size, t.batch_size, conditional)
-            for m in turns("d", opt_d):
+            for m in turns("d", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 z, y_fake, draws = fake_inputs(f"d{k}.{m}", size)
                 y_fake = y if gan.paired else y_fake
@@ -128,27 +128,25 @@ def train(
                 now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
                 loss = plus(loss, hooks.d_terms(now, state.memory))
                 (loss / parts).backward()
-            _share_gradients(d, world)
             opt_d.step()
 
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
         step = state.nimg // shown
         if t.r1_gamma and t.r1_interval and step % t.r1_interval == 0:
-            for m in turns("r1", opt_d):
+            for m in turns("r1", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
                 seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
                 penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
                 (penalty * (t.r1_gamma / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
-            _share_gradients(d, world)
             opt_d.step()
 
         # G: raise the scores of fakes, and whatever the arm's variants ask besides.
         d.requires_grad_(False)
         if gan.paired:
             reals, labels = batch(data, seed, state.nimg + shown, t.batch_size, conditional)
-        for m in turns("g", opt_g):
+        for m in turns("g", g, opt_g):
             z, y_fake, draws = fake_inputs(f"g.{m}", size)
             partners = None
             if gan.paired:
@@ -164,12 +162,11 @@ def train(
             at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
             loss = plus(loss, hooks.g_terms(at, state.memory))
             (loss / parts).backward()
-        _share_gradients(g, world)
         opt_g.step()
 
         # Lazy path length regularisation (StyleGAN2, section 3.2).
         if t.pl_weight and t.pl_interval and step % t.pl_interval == 0:
-            for m in turns("pl", opt_g):
+            for m in turns("pl", g, opt_g):
                 z, y_fake, draws = fake_inputs(f"pl.{m}", max(1, size // t.pl_batch_shrink))
                 fakes = g(z, y_fake, draws=draws, mixing=t.style_mixing)
                 noise = torch.randn(fakes.images.shape, generator=draws("pl_noise"), device=device)
@@ -182,7 +179,6 @@ def train(
                     state.pl_mean.copy_(pl_mean.detach())
                 (penalty * (t.pl_weight * t.pl_interval / parts)).backward()
                 stats.add("loss/path_length", penalty)
-            _share_gradients(g, world)
             opt_g.step()
 
         joined = state.stats.join(stats)
@@ -192,17 +188,3 @@ def train(
             assert t.ema_kimg is not None
             losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
     return True
-
-
-def _share_gradients(module: nn.Module, world: int) -> None:
-    """Sum gradients over processes; each loss is already divided by the number of all microbatches.
-
-    A parameter that a phase leaves without gradient (D's last bias in R1) is without it on every rank.
-    """
-    if world == 1:
-        return
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([grad.reshape(-1) for grad in grads])
-    summed(flat)
-    for grad, piece in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-        grad.copy_(piece.view_as(grad))

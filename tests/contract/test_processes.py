@@ -96,10 +96,68 @@ def test_two_processes_with_a_microbatch_each_leave_the_bits_of_one(backbone: st
         assert moving and all(alone[k].abs().sum() > 0 for k in moving)
 
 
-@pytest.mark.parametrize(("world", "microbatch"), [(2, 2), (4, 2), (2, 1)])
-def test_more_microbatches_differ_by_the_order_of_a_sum(world: int, microbatch: int) -> None:
-    """Of the gradients: to 1e-6 of the scale after the first step, whatever moves once per pass among it."""
-    trials = [trial_of(b, v, batch_gpu=microbatch, total_kimg=0.016) for b in tiny.BACKBONES for v in VARIANTS]
+@pytest.mark.parametrize(("world", "microbatch"), [(2, 2), (4, 2), (4, 1)])
+def test_so_do_other_numbers_of_both(world: int, microbatch: int) -> None:
+    """The sum of the gradients is taken in the order of the microbatches too."""
+    trials = [trial_of(b, v, batch_gpu=microbatch, total_kimg=0.032) for b in tiny.BACKBONES for v in VARIANTS]
     for trial, (alone, together) in zip(trials, by_both(trials, world), strict=True):
-        off = differing(alone, together)
-        assert max(off.values(), default=0.0) <= 1e-6, (trial.backbone.name, off)
+        assert not differing(alone, together), (trial.backbone.name, trial.variants)
+
+
+class Later(Hooks):
+    """Scores its fakes once more from the third step on, so that D's power iterations become more."""
+
+    def d_term(self, step: DStep, memory: Any) -> Term | None:
+        if step.nimg < 32:
+            return None
+        again = step.score(step.fakes.images, step.fake_labels).square().mean()
+        return Term(0.1 * again, {"again": again})
+
+
+def with_later(rank: int, raw: dict[str, Any]) -> Callable[[], None]:
+    def rest() -> None:
+        trained(parse_trial(raw, "t"), {"later": Later()})
+
+    return rest
+
+
+def test_a_variant_that_sets_in_later_changes_the_number_of_passes_on_all() -> None:
+    trial = trial_of("sn_dcgan", "baseline", total_kimg=0.064)
+    alone = trained(trial, {"later": Later()})
+    with ranks.team(2, CPU, with_later, to_plain(trial)):
+        together = trained(trial, {"later": Later()})
+    assert not differing(alone, together)
+    assert len(alone["stats/loss/later/again"]) == 2 * 2 * 2, "two steps of D in two steps, two microbatches"
+
+
+class Counting(nn.Module):
+    """A layer that counts its passes in a buffer of its own and tells nobody."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, *args: Any) -> Any:
+        self.get_buffer("passes").add_(1)
+        return self.layer(*args)
+
+
+def test_a_buffer_that_nobody_can_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = sn_dcgan.build
+
+    def counting(*args: Any) -> Any:
+        g, d = built(*args)
+        g.to_rgb = Counting(g.to_rgb)
+        return g, d
+
+    monkeypatch.setattr(sn_dcgan, "build", counting)
+    trial = trial_of("sn_dcgan", "baseline")
+    assert trained(trial)["g/backbone.to_rgb.passes"] > 0, "one process has no need to"
+    data, _ = load_data(trial)
+    g, d, _ = build(trial, data, CPU)
+    mine = order.Order(1, 2, 2, {"G": g, "D": d})
+    with pytest.raises(UserError, match=r"backbone: G.backbone.to_rgb.passes moves .* by backbones.follow"):
+        for _ in mine.turns("g", g, lambda: None):
+            z, labels = g.backbone.sample_z(4, torch.Generator()), torch.zeros(4, dtype=torch.int64)
+            g(z, labels, draws=lambda name: torch.Generator())
