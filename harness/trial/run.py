@@ -86,7 +86,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         state.load(saved.tensors, saved.meta["nimg"])
     made_by = code.note(folder, trial, resumed=saved is not None)
     journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
-    keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
+    world = worlds(saved.meta if saved else None, options.resources.world)
+    keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None, world)
     result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
     metrics: dict[str, Any] = {}
     best: dict[str, Any] | None = None
@@ -129,6 +130,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "config": to_plain(trial),
         "env": env,
         "code": made_by,
+        "world": world,
         "identity": identity,
         "scoring": ids.of_scoring(trial.eval),
         "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
@@ -184,6 +186,15 @@ def with_data(trial: Trial) -> Trial:
             "they changed since the matrix began, or this machine has others: give the same command again"
         )
     return replace(trial, data=here or "")
+
+
+def worlds(saved: dict[str, Any] | None, now: int) -> list[int] | None:
+    """Numbers of processes that train the trial together: those until its checkpoint, and the present one where it
+    trains on. None where an older version, which did not note them, began it."""
+    if saved is None:
+        return [now]
+    before: list[int] | None = saved.get("world")
+    return before if before is None or saved["complete"] else sorted({*before, now})
 
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
