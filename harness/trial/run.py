@@ -161,10 +161,15 @@ def _trained(
     raw, device = to_plain(trial), state.pl_mean.device
     journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
     upkeep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None, world)
+
+    def wait() -> None:
+        live.check()
+        live.update()
+
     try:
         with team(
             options.resources.world, device, follow, raw, plain(options),
-            patience_s=options.patience_s, waiting=live.update,
+            patience_s=options.patience_s, waiting=wait,
         ):  # fmt: skip
             same(lambda: checkpoint.encode(saved.tensors, saved.meta) if saved and state.nimg else b"", device)
             ended = train(

@@ -169,6 +169,7 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     from harness.experiment.schema import plain
     from harness.experiment.spec import Resources, Run
     from harness.store import checkpoint
+    from harness.store.folder import results
 
     class Control:
         def stop(self):
@@ -186,9 +187,17 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
         folder = tmp_path / str(world)
         assert trials.run(to_plain(trial), folder, run_options, Control()) == "done"
         saved = checkpoint.load_latest(folder / "checkpoints")
+        assert [r["world"] for r in results(folder)] == [[world]]
         weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("places/")})
     assert joined == [1, 2]
     assert_equal(*weights)
+
+
+def test_a_trial_knows_how_many_processes_trained_it():
+    assert trials.worlds(None, 2) == [2]
+    assert trials.worlds({"world": [2], "complete": False}, 1) == [1, 2], "another number went on with it"
+    assert trials.worlds({"world": [2], "complete": True}, 1) == [2], "scored alone"
+    assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

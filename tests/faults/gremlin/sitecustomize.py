@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 trouble, _, where = os.environ.get("GREMLIN", "").partition(":")
 flag = Path(where)
@@ -36,10 +37,10 @@ def slow_a_disk(seconds: float = 25) -> None:
     """Of the first process that saves a checkpoint and finds the flag, for one checkpoint."""
     while "harness.trial.upkeep" not in sys.modules or not hasattr(sys.modules["harness.trial.upkeep"], "Upkeep"):
         time.sleep(0.05)
-    checkpoint = sys.modules["harness.store.checkpoint"]
+    checkpoint: Any = sys.modules["harness.store.checkpoint"]
     save = checkpoint.save
 
-    def slowly(*args, **named):
+    def slowly(*args: Any, **named: Any) -> Any:
         try:
             flag.rename(f"{flag}.used")
         except OSError:
