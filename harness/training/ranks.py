@@ -151,10 +151,16 @@ def _lead(
     store: dist.Store, world: int, device: torch.device, patience_s: float, waiting: Callable[[], None]
 ) -> Iterator[None]:
     backend = "nccl" if device.type == "cuda" else "gloo"
+
+    def look() -> None:
+        if told := _told(store):
+            raise told
+        waiting()
+
     try:
         with _loss():
             store.set("go", backend)
-        _await(store, [f"ready/{rank}" for rank in range(1, world)], waiting)
+        _await(store, [f"ready/{rank}" for rank in range(1, world)], look)
         with _joined(backend, store, 0, world, patience_s):
             yield
     except Lost:
