@@ -52,12 +52,13 @@ def frechet_records(
     }
 
 
-def frechet_heading(name: str, prefix: str, label: str) -> Heading | None:
-    """Of a Fréchet distance on other features than Inception's: `label` and the counts in its name."""
+def frechet_heading(name: str, prefix: str, label: str, features: int) -> Heading | None:
+    """Of a Fréchet distance on so many other features than Inception's: `label` and the counts in its name."""
     if not name.startswith(prefix):
         return None
     apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
-    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart)
+    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart,
+                   features=features)  # fmt: skip
 
 
 def feature_needs(

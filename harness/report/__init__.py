@@ -4,7 +4,8 @@ model.py       what a report is
 collect.py     result.json files into one
 names.py       what a person calls things, and their order
 statistics.py  intervals, paired tests, verdicts
-tables.py      as text: console, Markdown, CSV, LaTeX
+tables.py      as text: console, Markdown, CSV
+latex.py       as LaTeX
 charts.py      its drawings
 page.py        report.html
 grounds.py     its section on what stands behind the figures

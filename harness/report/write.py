@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness.disk import write_atomic
 from harness.errors import UserError
-from harness.report import page, tables
+from harness.report import latex, page, tables
 from harness.report.model import Report
 
 
@@ -15,7 +15,7 @@ def write(report: Report, results: Path) -> list[Path]:
     for t in report.tables:
         files[f"tables/{t.table.name}.md"] = tables.markdown(t)
         files[f"tables/{t.table.name}.csv"] = tables.cells_csv(t)
-        files[f"tables/{t.table.name}.tex"] = tables.latex(t)
+        files[f"tables/{t.table.name}.tex"] = latex.latex(t)
     try:
         for name, text in files.items():
             write_atomic(folder / name, text.encode())
