@@ -270,7 +270,7 @@ def cells_csv(t: TableReport) -> str:
                     "low": own and own.low, "high": own and own.high,
                     "snapshots": c.trailing and c.trailing.snapshots,
                     "snapshots_mean": c.trailing and c.trailing.mean, "snapshots_sd": c.trailing and c.trailing.sd,
-                    "pairs": c.pairs and c.pairs.done,
+                    "pairs": c.pairs.done if c.pairs else 0,
                     **{f"pairs_{k}": v for k, v in outcome(c.pairs or Counts(0, 0)).items() if k != "done"},
                     "difference": pair and pair.summary.mean,
                     "difference_sd": pair and pair.summary.sd, "difference_low": pair and pair.summary.low,
