@@ -432,6 +432,13 @@ def _say(said: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
+    from harness import streams
+
+    with streams.unfailing():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     from harness import disk
     from harness.errors import Diverged, UserError

@@ -13,5 +13,6 @@ method/                             mathematics
 plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
 disk.py                             files that appear whole or not at all
 pickles.py                          what a pickle holds, read without executing anything
-console.py errors.py rng.py         the terminal; how work ends early; random streams
+console.py streams.py               the terminal; output that never fails
+errors.py rng.py                    how work ends early; random streams
 """

@@ -22,6 +22,7 @@ ROWS = (  # from top to bottom: a file imports its own folder and lower rows onl
     "outside",
     "method plugins disk pickles",
     "errors rng console",
+    "streams",
     "backbones",
 )
 ROW = {room: i for i, row in enumerate(ROWS) for room in row.split()}

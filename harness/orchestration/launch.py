@@ -153,6 +153,10 @@ def _signals(handler: Callable[..., None]) -> Iterator[None]:
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """Ray prints about every lost process whatever one asks: let it do so into `log`."""
-    with log.open("a", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+    with (
+        log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as f,
+        contextlib.redirect_stdout(f),
+        contextlib.redirect_stderr(f),
+    ):
         yield
     sys.stdout.flush()
