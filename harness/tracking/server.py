@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.tracking import views
-from harness.tracking.mirror import default_uri
+from harness.tracking import sqlite, views
 
 START_S = 90.0
 
@@ -32,6 +31,8 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[
     db = results.absolute() / "mlflow.db"
     if not db.exists():
         raise UserError(f"{db}: not there; run a matrix first, or `sync` to build it from the results")
+    uri = sqlite.default_uri(results)
+    sqlite.check(db)
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: must be from 0 to {2**16 - 1}")
     with socket.socket() as probe:
@@ -42,7 +43,7 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1") -> Iterator[
             raise UserError(f"--port {port}: {e.strerror}; give another, like --port {port + 1}") from None
         port = probe.getsockname()[1]  # port 0: any free one
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", default_uri(results)]
+    command += ["--backend-store-uri", uri]
     command += ["--default-artifact-root", (results.absolute() / "mlartifacts").as_uri()]
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     base = f"http://{host}:{port}"
