@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.disk import ROOT
 from harness.errors import UserError
 
+LOCKED_S = 10.0  # how long another may hold the database
 BROKEN = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 
@@ -122,7 +123,7 @@ def check(db: Path) -> None:
 
 def schema(db: Path) -> str | None:
     """The revision of a database's schema; None where it names none."""
-    with contextlib.closing(sqlite3.connect(db, timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(db, timeout=LOCKED_S)) as connection:
         try:
             row = connection.execute("select version_num from alembic_version").fetchone()
         except sqlite3.OperationalError as e:
