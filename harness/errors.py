@@ -17,6 +17,8 @@ def shortened(text: str, most: int | None) -> str:
     any: the place stands at the head of a message, and what to do about it at the end."""
     if most is None or len(text) <= most:
         return text
+    if most < 60:  # no room for two ends
+        return text[:most]
     tail = text[len(text) - most // 2 :]
     tail = tail.partition(" ")[2] if " " in tail[:60] else tail
     head = text[: most - len(tail) - 3]

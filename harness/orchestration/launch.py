@@ -20,6 +20,7 @@ from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Job, Share, Stop, drive
 from harness.store import lock
+from harness.store.folder import finished as of_disk
 from harness.store.folder import note_end, read_state
 
 WORKER = "harness.trial.run:run"
@@ -59,6 +60,7 @@ def launch(
     """
     folder = results.absolute() / experiment
     words: dict[str, str] = {}
+    trials = {e.id: e.trial for e in entries}
     with lock.hold(folder), during or contextlib.nullcontext():
         jobs = []
         for entry in entries:
@@ -72,6 +74,8 @@ def launch(
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
                 note_end(job.folder, word, report.get("message"))
+            if word == "done":  # the figures of tables, not those of the last snapshot
+                report = {**report, "latest": _headlines(of_disk(job.folder, trials[job.id]))}
             on_progress(job.id, word, report)
 
         if jobs and local:
@@ -80,12 +84,17 @@ def launch(
             with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
                 pool, stop = RayPool(ray, run, worker), Stop()
                 with _signals(stop):
-                    trials = {e.id: e.trial for e in entries if e.id not in words}
-                    shares = fit.shares(trials, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
+                    todo = {id: trial for id, trial in trials.items() if id not in words}
+                    shares = fit.shares(todo, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
                     for share in dict.fromkeys(shares.values()):
                         pool.check(share)
                     words |= drive([replace(job, share=shares[job.id]) for job in jobs], pool, run, stop, tell)
     return {entry.id: words[entry.id] for entry in entries}
+
+
+def _headlines(result: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures of a result that may head a table."""
+    return {name: m["value"] for name, m in (result or {}).get("metrics", {}).items() if m.get("headline")}
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────

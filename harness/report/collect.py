@@ -17,7 +17,7 @@ from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
 from harness.experiment.parse import scored_as
 from harness.experiment.spec import Experiment, Table, Trial
-from harness.report import names, statistics
+from harness.report import names, record, statistics
 from harness.report.model import (
     DIVERGED,
     FAILED,
@@ -50,9 +50,11 @@ def collect(experiment: Experiment, results: Path) -> Report:
 
 def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
     result, live = _read(folder / "result.json"), _read(folder / "state.json")
+    record.check(live, folder / "state.json", record.STATE)
     if not result:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
+    record.check(result, folder / "result.json")
     state = str(result.get("status"))
     if not scored_as(result, trial.eval):
         state = "scored otherwise"

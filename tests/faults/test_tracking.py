@@ -35,17 +35,14 @@ def delete(store: Path) -> None:
 
 
 def test_the_experiment_is_deleted_while_trials_run(ground: Ground, settle: Callable[..., Said]) -> None:
-    """At once when it has its first trial, again after it is back, and once more when a trial is done."""
+    """As soon as it has its first trial, and again when it is back."""
     driver, store = ground.start(), ground.results / "mlflow.db"
     tried = 0
-    for ready in (lambda: held(store)[1] > 1, lambda: True, lambda: len(ground.finished()) > 0):
+    for ready in (lambda: held(store)[1] > 1, ground.training):
         if not driver.until(lambda ready=ready: held(store)[0] == "active" and ready(), every_s=0.2):
             break
         delete(store)
         tried += 1
     said = driver.end()
     assert tried and said.code == 0 and "had been deleted there, and is restored" in said.err, said
-    assert held(store)[0] == "active" or "MLflow lacks" in said.out  # the last may have come after the last word
-    if held(store)[0] != "active":
-        assert ground.run().code == 0
     settle(ground, "MLflow experiment deleted and restored", tried)
