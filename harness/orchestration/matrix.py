@@ -16,7 +16,7 @@ from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
-from harness.store import code, remote
+from harness.store import claim, code, remote
 from harness.store.folder import finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
@@ -72,6 +72,7 @@ def run(
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
+    claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
@@ -84,6 +85,7 @@ def run(
     left_out = preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
+    claim.take(experiment, results)
     recognise.settle(results, known_as)
     changed.settle(todo, results, experiment.name, judged)
     say(counted(experiment, len(todo), len(known)))
@@ -115,8 +117,10 @@ def run(
 def write(found: Report, results: Path) -> Sequence[Path]:
     """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
     folder = results / found.experiment.name
+    claim.check(found.experiment, results)
     disk.check_writable(folder)
     remote.check_writable()
+    claim.take(found.experiment, results)
     written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written

@@ -8,6 +8,16 @@ from harness.report import latex, page, tables
 from harness.report.model import Report
 
 
+def check_begun(report: Report, results: Path) -> None:
+    """Raise UserError where there is no trace of any trial: an empty table would look like an answer."""
+    if not report.begun:
+        name = report.experiment.path
+        raise UserError(
+            f"{name}: none of its {len(report.outcomes)} trials has begun in {results}; run them first: "
+            f"nashboard matrix {name}, or say where they are: --results DIR"
+        )
+
+
 def write(report: Report, results: Path) -> list[Path]:
     """Write tables/*.md|csv|tex, results.csv and report.html under `results`/<experiment>; returns their paths."""
     folder = results / report.experiment.name

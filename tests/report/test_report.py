@@ -321,6 +321,59 @@ def test_cells_csv_and_latex_are_well_formed(tmp_path):
     assert text.isascii()
 
 
+def unescaped(text):
+    """What LaTeX prints of a text, and whatever is left that it would take for a command."""
+    printed = {text: sign for sign, text in latex.SIGNS.items() if sign not in "−–"}
+    pattern = "|".join(sorted(map(re.escape, printed), key=len, reverse=True))
+    return re.sub(pattern, lambda m: printed[m[0]], text), re.sub(pattern, "", text)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        r"a\b",
+        r"\input{x}",
+        "a~b",
+        "x^2",
+        "a<b>c",
+        "50 % & more",
+        "$5 #1 _a_ {b}",
+        'say "so" `now`',
+        "±0 → 1 ≤ 2 ×3",
+        "|a|",
+    ],
+)
+def test_every_label_is_printed_as_it_is_written(label):
+    text = latex.written(label)
+    printed, rest = unescaped(text)
+    assert printed == label and not set(rest) & set('\\~^<>%&$#_{}|"')
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "a\r\nb", "a\tb\x0bc", "a\n\\end{tabular}\n%"])
+def test_a_line_break_in_a_name_breaks_no_table(tmp_path, label):
+    table = dataclasses.replace(TABLE, title=label, labels={**TABLE.labels, "sel": label})
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "sel": [20.0, 21.0, 22.0]})
+    t = only_table(tmp_path, table)
+    lines = latex.latex(t).splitlines()
+    plain = latex.latex(only_table(tmp_path)).splitlines()
+    assert len(lines) == len(plain) and [line.count(" & ") for line in lines] == [line.count(" & ") for line in plain]
+    assert sum(r"\end{tabular}" in line and not line.startswith("%") for line in lines) == 1
+    rows = [line for line in tables.markdown(t, notes=False).splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {rows[0].count("|")}
+
+
+def test_the_column_names_whom_an_arm_is_compared_with(tmp_path):
+    arms = {"none": (), "align": ("sel", "align")}
+    table = fake.table(settings={"cifar10_unconditional": {}}, arms=arms, labels={"none": "plain GAN"})
+    for arm, value in (("none", 20.0), ("align", 18.0)):
+        for t in table.cells["cifar10_unconditional", arm]:
+            finish(tmp_path, t, {"fid50k_full": value + t.seed})
+    rep = collect(fake.experiment(table), tmp_path)
+    assert "vs plain GAN" in tables.grid(rep.tables[0]).header
+    html = page.html(rep)
+    assert "difference to plain GAN" in html and "the baseline" not in html
+
+
 def test_note_fits_mlflow(tmp_path):
     exp = fake.matrix()
     fake.fill(tmp_path, exp, images=False)
