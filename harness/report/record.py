@@ -45,6 +45,7 @@ SAMPLE: Rule = (
     "samples/IMAGES.png",
 )  # fmt: skip
 PICTURE: Rule = (_inside, "a path in the trial's folder")
+RANK: Rule = (lambda v: v is None or _is(int)(v) and abs(v) < 2**53, "a whole number or null")
 FEATURES: Rule = (lambda v: v is None or _count(v), "a count or null")
 
 
@@ -59,7 +60,7 @@ def _figure(v: Any) -> bool:
 
 METRIC: dict[str, Rule] = {
     "": OBJECT, ".value": VALUE, ".se": MAYBE_NUMBER, ".better": BETTER, ".protocol": OBJECT, ".role": MAYBE_TEXT,
-    ".label": MAYBE_TEXT, ".headline": (_is(bool), "true or false"), ".rank": FEATURES, ".paper": MAYBE_TEXT,
+    ".label": MAYBE_TEXT, ".headline": (_is(bool), "true or false"), ".rank": RANK, ".paper": MAYBE_TEXT,
     ".apart": MAYBE_TEXT, ".features": FEATURES,
 }  # fmt: skip
 RULES: dict[str, Rule] = {

@@ -9,8 +9,8 @@ from harness.report.model import Report
 
 
 def check_begun(report: Report, results: Path) -> None:
-    """Raise UserError where there is no trace of any trial: an empty table would look like an answer."""
-    if not report.begun:
+    """Raise UserError where there is no trace of a trial or a matrix: an empty table would look like an answer."""
+    if not report.begun and not (results / report.experiment.name).exists():
         name = report.experiment.path
         raise UserError(
             f"{name}: none of its {len(report.outcomes)} trials has begun in {results}; run them first: "
