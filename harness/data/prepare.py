@@ -7,7 +7,6 @@ that was stopped.
 import io
 import json
 import multiprocessing
-import os
 import signal
 import tarfile
 import zlib
@@ -21,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from harness import process
 from harness.data.archive import ResumableZip, entry_name
 from harness.data.decode import Filter, centre_crop, decode, require_square, resize
 from harness.data.image_files import open_files
@@ -106,7 +106,7 @@ def prepare(
     met = Counter[str]()
     with ResumableZip(out, {**record, "identity": opened.identity}) as archive:
         items = islice(opened.read(archive.written), total - archive.written)
-        with closing(_pngs(items, make, workers or min(8, os.cpu_count() or 1))) as pngs:
+        with closing(_pngs(items, make, workers or min(8, process.cores()))) as pngs:
             for png, kinds in pngs:
                 archive.add(png)
                 met.update(kinds)
@@ -181,7 +181,8 @@ def _pngs(
         yield from (make(*item) for item in items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    deaf = (signal.SIGINT, signal.SIGHUP)
+    pool = ProcessPoolExecutor(workers, context, initializer=process.end_with_parent, initargs=deaf)
     waiting: deque[Future[tuple[bytes, tuple[str, ...]]]] = deque()
     try:
         for item in items:

@@ -1,7 +1,6 @@
 """StyleGAN's dataset format: a ZIP or a folder of square images, with labels in `dataset.json`."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from harness import process
 from harness.data import identity as _identity
 from harness.data import levels
 from harness.data import pixel_cache as _cache
@@ -130,7 +130,7 @@ def _decode(
             )
         return np.asarray(resize(image, resolution, options.filter)).transpose(2, 0, 1), picture
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, process.cores())) as pool:
         for start in range(0, len(names), 256):
             block = list(pool.map(one, names[start : start + 256]))
             for pixels, picture in block:
