@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader, or a crash at any moment, sees the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with fresh(part) as f:
             f.write(data)

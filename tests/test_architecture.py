@@ -20,7 +20,7 @@ ROWS = (  # from top to bottom: a file imports its own folder and lower rows onl
     "store",
     "data experiment variants",
     "outside",
-    "method plugins disk locks pickles",
+    "method plugins disk locks pickles command",
     "errors rng console",
     "backbones",
 )

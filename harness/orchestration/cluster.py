@@ -17,8 +17,9 @@ from typing import Any
 
 import psutil
 
+from harness import command
 from harness.disk import ROOT
-from harness.errors import UserError
+from harness.errors import UserError, redact
 from harness.store import lock
 
 MARK = "NASHBOARD_DRIVER"
@@ -50,13 +51,12 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
         else:
             _reach(address)
             options["address"] = address
-            ours = {k: v for k, v in os.environ.items() if k.startswith("NASHBOARD_")}
-            options["runtime_env"] = {"env_vars": ours} if ours else {}
             if ship_code:
-                options["runtime_env"]["py_modules"] = [str(ROOT / "harness"), str(ROOT / "backbones")]
+                options["runtime_env"] = {"py_modules": [str(ROOT / "harness"), str(ROOT / "backbones")]}
         with _patient() as asked:
             import ray
 
+            _retitle(ray)
             if address is None:
                 stack.enter_context(_on_loopback())
             try:
@@ -152,6 +152,13 @@ def _session_folder() -> Path:
             print(f"Ray's own logs: {outer}/r/session_latest/logs")
             return outer / "r"
     raise AssertionError("/tmp is short")
+
+
+def _retitle(ray: Any) -> None:
+    """Take passwords out of this process's command line, which Ray shows as that of a job, and `ps` to everybody."""
+    shown = " ".join(psutil.Process().cmdline())
+    if redact(shown) != shown:
+        ray._raylet.setproctitle(" ".join(command.words()))
 
 
 def _sweep() -> None:

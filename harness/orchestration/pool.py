@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import disk, outside
-from harness.errors import UserError
+from harness import disk
+from harness.errors import UserError, redact
 from harness.experiment.parse import to_plain
-from harness.experiment.schema import plain
 from harness.experiment.spec import Run, Trial
 from harness.orchestration import attempt
 from harness.orchestration.attempt import Control
@@ -69,10 +68,11 @@ class _Worker:
         """Be another process of the attempt whose first one is found at `met`: `follow` of the worker's module. All
         that it runs, and on what, comes with this call."""
         from harness.errors import Diverged, Lost
-        from harness.training import ranks
 
         try:
-            options = outside.unpacked(run)
+            options = attempt.unpacked(run)
+            from harness.training import ranks
+
             task = importlib.import_module(worker.partition(":")[0]).follow
             ranks.follow(met, rank, world, node_ip(), task, config, options, patience_s=options["patience_s"])
         except (Lost, Diverged):
@@ -112,7 +112,7 @@ class RayPool:
 
     def __init__(self, ray: Any, run: Run, worker: str) -> None:
         self._ray, self._run, self._worker = ray, run, worker
-        self._plain = {**plain(run), outside.KEY: outside.packed()}
+        self._plain = attempt.packed(run)
         self._running: dict[str, _Running] = {}
         self._idle: list[tuple[Share, Any]] = []
         self._nodes: tuple[float, list[dict[str, float]]] = (-1e9, [])
@@ -175,7 +175,7 @@ class RayPool:
                 try:
                     found[key] = self._ray.get(ref)
                 except self._ray.exceptions.RayError as e:
-                    print(e)
+                    print(redact(str(e)))
                     found[key] = None
         for ref in waiting:
             self._ray.cancel(ref, force=True)
@@ -268,7 +268,7 @@ class RayPool:
         except errors.OutOfMemoryError:
             return Ended("oom", "the node ran out of memory")
         except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as e:
-            print(e)
+            print(redact(str(e)))
             return Ended("crashed", "its process died" if "node" not in str(e).lower() else "its process or node died")
         except errors.RayError as e:
             return Ended("failed", first_line(e))
@@ -306,6 +306,6 @@ class RayPool:
 
 
 def _call(function: str, config: dict[str, Any], run: dict[str, Any]) -> Any:
-    options = outside.unpacked(run)
+    options = attempt.unpacked(run)
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(config, options)

@@ -30,7 +30,11 @@ class Fenced(Exception):
 
 def bump(folder: Path) -> int:
     """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
-    number = (owner(folder) or 0) + 1
+    return take(folder, (owner(folder) or 0) + 1)
+
+
+def take(folder: Path, number: int) -> int:
+    """Let attempt `number` be the one that may write into `folder`; returns it."""
     try:
         write_atomic(folder / "attempt", str(number).encode())
     except OSError as e:
@@ -72,10 +76,9 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
 
 def answer(folder: Path, trial: Trial) -> Path | None:
     """The file of the result that was scored as the trial asks, if there is one."""
-    reals = ids.reals(trial)
-    for name in (RESULT, _name(ids.of_scoring(trial.eval, reals))):
+    for name in (RESULT, _name(trial.scoring)):
         result = read_json(folder / name)
-        if result and scored_as(result, trial.eval, reals):
+        if result and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial)):
             return folder / name
     return None
 

@@ -19,6 +19,8 @@ from harness.training.ranks import agree, gathered
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
+EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
+EPOCH_FP16 = 2  # in float16 (1: its losses were not scaled, and small gradients became 0)
 
 
 def train(
@@ -38,6 +40,7 @@ def train(
     microbatches; gradients, and what moves with each forward pass, are those of one process with the same microbatches.
     """
     g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
+    scale_g, scale_d = state.scales["g"], state.scales["d"]
     gan = hooks.adversarial or per_logit(losses.ADVERSARIAL[t.loss])
     device = state.pl_mean.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -127,8 +130,9 @@ def train(
                 sample = torch.no_grad()(partial(made, draws=draws))
                 now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
                 loss = plus(loss, hooks.d_terms(now, state.memory))
-                (loss / parts).backward()
-            opt_d.step()
+                scale_d.scale(loss / parts).backward()
+            scale_d.step(opt_d)
+            scale_d.update()
 
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
         step = state.nimg // shown
@@ -161,8 +165,9 @@ def train(
             sample, feats = partial(made, draws=draws), fake.feats
             at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
             loss = plus(loss, hooks.g_terms(at, state.memory))
-            (loss / parts).backward()
-        opt_g.step()
+            scale_g.scale(loss / parts).backward()
+        scale_g.step(opt_g)
+        scale_g.update()
 
         # Lazy path length regularisation (StyleGAN2, section 3.2).
         if t.pl_weight and t.pl_interval and step % t.pl_interval == 0:
@@ -186,5 +191,5 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
     return True

@@ -29,6 +29,7 @@ from harness.store import checkpoint, code
 from harness.store.folder import RESULT, finished, keep, results
 from harness.store.journal import Journal, holds, read, series
 from harness.training.arm import build, load_data
+from harness.training.model import used
 from harness.training.ranks import device_index, same, team
 from harness.training.state import State, new_state
 from harness.training.train import train
@@ -205,7 +206,7 @@ def _scored(
     watch = scoring.Watch(trial, data, folder, trained.meta)
     last = scoring.of_last(trial, state, data, heldout, live, trained.networks, found)
     best = scoring.of_best(watch, state, last, heldout, live, found)
-    under = f"figures/{scoring.chosen(trial, state)[1]}"
+    under = f"figures/{used(trial.eval.weights, state.g_ema is not None)}"
     drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
     figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
     return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
@@ -274,7 +275,7 @@ def worlds(saved: dict[str, Any] | None, now: int) -> list[int] | None:
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    g, weights = scoring.chosen(trial, state)
+    g, weights = scoring.chosen(trial, state, data)
     model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
     return gallery.draw(model, folder, f"figures/{weights}")
 
