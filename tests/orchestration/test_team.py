@@ -24,7 +24,7 @@ def lead(pipe: Any, call: tuple[Any, ...]) -> None:
     worker = pool._Worker(1, 0)
     met = worker.meet(worker.ip(), worker.ip())
     pipe.send(met)
-    pipe.send(tuple(worker.run("ticket", *call, met)))
+    pipe.send(tuple(worker.run("ticket", *call, met=met)))
 
 
 def follow(pipe: Any, met: Any, call: tuple[Any, ...]) -> None:
