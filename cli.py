@@ -108,7 +108,7 @@ def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console
     from harness.experiment import files
-    from harness.orchestration import finished
+    from harness.orchestration import cluster, finished
     from harness.store import remote
 
     _use_inception_weights(args)
@@ -118,6 +118,8 @@ def matrix(args: argparse.Namespace) -> int:
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
+    if args.ray_address and not args.local:
+        cluster.reach(args.ray_address)  # before torch is loaded and anything is read
     with _loading():
         from harness.orchestration import matrix, recognise
         from harness.store.folder import RESULT, answer

@@ -71,7 +71,6 @@ class _Worker:
         """Be another process of the attempt whose first one is found at `met`: `follow` of the worker's module. All
         that it runs, and on what, comes with this call."""
         from harness.errors import Diverged, Lost
-        from harness.training import ranks
 
         try:
             options = attempt.unpacked(run)
