@@ -6,7 +6,7 @@ What another scoring of the same networks measured in the same way, by the same 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -176,6 +176,11 @@ def _score(
         seed=trial.seed, conditional=trial.conditional, device=next(g.parameters()).device,
         cache=cache_folder(), weights_used=weights, progress=progress,
     ) if missing else {}  # fmt: skip
-    for name, record in made.items():
-        known.setdefault(record["measure"], {})[name] = record
-    return {name: record for measure in asked for name, record in known.get(measure, {}).items()}
+    return _in_order(asked, [*known.values(), made])
+
+
+def _in_order(asked: Iterable[str], groups: Iterable[dict[str, Record]]) -> dict[str, Record]:
+    """All records, by the place that their measures have in `asked`."""
+    place = {measure: n for n, measure in enumerate(asked)}
+    found = [pair for group in groups for pair in group.items()]
+    return dict(sorted(found, key=lambda pair: place.get(pair[1].get("measure", ""), len(place))))
