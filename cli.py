@@ -114,7 +114,7 @@ def matrix(args: argparse.Namespace) -> int:
     _use_inception_weights(args)
     words = [str(args.results), str(args.tracking_uri), *args.set]
     key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
-    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.URL not in os.environ
+    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.url() is None
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
@@ -189,9 +189,9 @@ def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
     from harness import console
     from harness.experiment import files
-    from harness.store import lock
+    from harness.store import lease
 
-    who = lock.request_stop(args.results / files.load(args.experiment, args.set).name)
+    who = lease.request_stop(args.results / files.load(args.experiment, args.set).name)
     console.say(f"asked {who} to save and stop")
     return 0
 
@@ -404,9 +404,12 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     is to be said of that."""
     from harness import console
     from harness.experiment import files
+    from harness.experiment.matrix import entries
     from harness.orchestration import recognise
+    from harness.store import remote
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
+    remote.catch_up(args.results, [e.id for e in entries(found.experiment)], console.say)
     for line in found.notes:
         console.say(line)
     return found.experiment, found.absent
@@ -439,6 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    disk.use_own_compiler_folder()
     try:
         args.results = remote.folder(args.results)
         return VERBS[args.verb].run(args)

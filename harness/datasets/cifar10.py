@@ -18,6 +18,7 @@ import numpy as np
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
 from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.disk import fresh
 from harness.errors import UserError, one_line
 
 EPOCH = 1
@@ -167,7 +168,7 @@ def download(path: Path, progress: Callable[[int, int], None] = _print_progress)
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as response:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as f:
+            with fresh(part) as f:
                 while done <= SIZE and (block := response.read(2**20)):
                     f.write(block)
                     digest.update(block)

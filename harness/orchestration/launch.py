@@ -19,7 +19,7 @@ from harness.orchestration import attempt, cluster, fit
 from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Job, Share, Stop, drive
-from harness.store import lock
+from harness.store import lease
 from harness.store.folder import note_end, read_state
 
 WORKER = "harness.trial.run:run"
@@ -43,6 +43,7 @@ def launch(
     worker: str = WORKER,
     probe: str = PROBE,
     during: contextlib.AbstractContextManager[object] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
     """Run what is not finished, in order; returns {trial id: state word} for all `entries`.
 
@@ -50,7 +51,7 @@ def launch(
     hears of starts, reports (the content of state.json), retries (`waiting`) and ends.
     `address`: an existing cluster, host:port; else a Ray of our own, or none when `local`.
     `worker`: "module:function" with the signature of `trial.run`; `probe`: of `fit.measure`.
-    `during` is held as long as the lock.
+    `during` is held as long as the lock. `say` hears that one waits for it.
 
     Ctrl-C once asks every trial to save and stop (all unfinished are `interrupted`), twice ends them.
     While Ray runs, sys.stdout and sys.stderr point to results/<experiment>/driver.log, so a
@@ -59,7 +60,8 @@ def launch(
     """
     folder = results.absolute() / experiment
     words: dict[str, str] = {}
-    with lock.hold(folder), during or contextlib.nullcontext():
+    stop = Stop()
+    with lease.drive(folder, say, stop), during or contextlib.nullcontext():
         jobs = []
         for entry in entries:
             home = results.absolute() / "trials" / entry.id
@@ -75,10 +77,10 @@ def launch(
             on_progress(job.id, word, report)
 
         if jobs and local:
-            words |= _here(jobs, run, worker, tell)
+            words |= _here(jobs, run, worker, stop, tell)
         elif jobs:
             with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
-                pool, stop = RayPool(ray, run, worker), Stop()
+                pool = RayPool(ray, run, worker)
                 with _signals(stop):
                     trials = {e.id: e.trial for e in entries if e.id not in words}
                     shares = fit.shares(trials, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
@@ -91,9 +93,11 @@ def launch(
 # ── without Ray ─────────────────────────────────────────────────────────────
 
 
-def _here(jobs: list[Job], run: Run, worker: str, tell: Callable[[Job, str, dict[str, Any]], None]) -> dict[str, str]:
+def _here(
+    jobs: list[Job], run: Run, worker: str, stop: Stop, tell: Callable[[Job, str, dict[str, Any]], None]
+) -> dict[str, str]:
     """One trial after another in this process: no Ray, no retries, no time limits."""
-    words, stop = dict.fromkeys((job.id for job in jobs), "interrupted"), Stop()
+    words = dict.fromkeys((job.id for job in jobs), "interrupted")
 
     def stop_or_break(*_: object) -> None:
         stop()

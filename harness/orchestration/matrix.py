@@ -73,6 +73,7 @@ def run(
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
+    remote.catch_up(results, [e.id for e in todo], say)
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
@@ -85,7 +86,7 @@ def run(
     disk.check_writable(results / experiment.name)
     remote.check_writable()
     recognise.settle(results, known_as)
-    changed.settle(todo, results, experiment.name, judged)
+    changed.settle(todo, results, experiment.name, judged, say)
     say(counted(experiment, len(todo), len(known)))
     unknown = changed.adopt([e for e in todo if e.id in known], results)
     for line in filter(None, (*known_as.notes, *judged.notes, unknown, *left_out)):
@@ -101,7 +102,7 @@ def run(
                 ends = launch(
                     todo, results, experiment.run, experiment=experiment.name, finished=ended,
                     on_progress=progress, local=launcher == "inline", address=address,
-                    ship_code=ship_code, retry_failed=retry_failed, during=sink,
+                    ship_code=ship_code, retry_failed=retry_failed, during=sink, say=say,
                 )  # fmt: skip
         finally:
             if sink and sink.behind:

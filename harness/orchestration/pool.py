@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import outside
-from harness.errors import UserError
+from harness import disk
+from harness.errors import UserError, redact
 from harness.experiment.parse import to_plain
-from harness.experiment.schema import plain
 from harness.experiment.spec import Run, Trial
 from harness.orchestration import attempt
 from harness.orchestration.attempt import Control
@@ -38,6 +37,7 @@ class _Worker:
         os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        disk.use_own_compiler_folder()
         self._control, self._ticket, self._stopped = Control(), "", set[str]()
         # Ray runs a call in whichever of its threads is free. OpenMP keeps a team for each thread that ever trained,
         # and once the teams outnumber the cores, none waits for work awake: small networks are 40 % slower.
@@ -59,8 +59,9 @@ class _Worker:
 
         return ranks.meet(node_ip())
 
-    def follow(self, met: tuple[str, int], rank: int, world: int, folder: Any, number: int) -> Ended:
+    def follow(self, met: tuple[str, int], rank: int, world: int, folder: Any, run: Any, number: int) -> Ended:
         """Be another process of the attempt whose first one is found at `met`."""
+        attempt.unpacked(run)
         from harness.errors import Diverged, Lost
         from harness.training import ranks
 
@@ -103,7 +104,7 @@ class RayPool:
 
     def __init__(self, ray: Any, run: Run, worker: str) -> None:
         self._ray, self._run, self._worker = ray, run, worker
-        self._plain = {**plain(run), outside.KEY: outside.packed()}
+        self._plain = attempt.packed(run)
         self._running: dict[str, _Running] = {}
         self._idle: list[tuple[Share, Any]] = []
         self._nodes: tuple[float, list[dict[str, float]]] = (-1e9, [])
@@ -166,7 +167,7 @@ class RayPool:
                 try:
                     found[key] = self._ray.get(ref)
                 except self._ray.exceptions.RayError as e:
-                    print(e)
+                    print(redact(str(e)))
                     found[key] = None
         for ref in waiting:
             self._ray.cancel(ref, force=True)
@@ -199,8 +200,8 @@ class RayPool:
         place = util.scheduling_strategies.PlacementGroupSchedulingStrategy
         actors = [self._actor(one, scheduling_strategy=place(group, placement_group_bundle_index=i)) for i in range(n)]
         met = actors[0].meet.remote()
-        *_, folder, _, number = call
-        mates = {a.follow.remote(met, rank, n, folder, number): a for rank, a in enumerate(actors) if rank}
+        *_, folder, run, number = call
+        mates = {a.follow.remote(met, rank, n, folder, run, number): a for rank, a in enumerate(actors) if rank}
         return _Running(actors[0], share, call[0], actors[0].run.remote(*call, met), mates, group)
 
     def _actor(self, share: Share, **options: Any) -> Any:
@@ -260,7 +261,7 @@ class RayPool:
         except errors.OutOfMemoryError:
             return Ended("oom", "the node ran out of memory")
         except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as e:
-            print(e)
+            print(redact(str(e)))
             return Ended("crashed", "its process died" if "node" not in str(e).lower() else "its process or node died")
         except errors.RayError as e:
             return Ended("failed", first_line(e))
@@ -298,6 +299,6 @@ class RayPool:
 
 
 def _call(function: str, config: dict[str, Any], run: dict[str, Any]) -> Any:
-    options = outside.unpacked(run)
+    options = attempt.unpacked(run)
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(config, options)

@@ -5,7 +5,7 @@ from pathlib import Path
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
 from harness.report.tables import Grid
-from harness.store import code, lock
+from harness.store import code, lease
 from harness.store.folder import finished, read_state, stored
 
 
@@ -23,5 +23,5 @@ def table(experiment: Experiment, results: Path) -> Grid:
         rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
     header = ("trial", "state", "kimg", "img/s", "")
-    notes = [f"driver: {lock.driver(results / experiment.name) or 'none'}", *filter(None, [code.told(others)])]
+    notes = [f"driver: {lease.driver(results / experiment.name) or 'none'}", *filter(None, [code.told(others)])]
     return Grid(experiment.name, header, tuple(rows), tuple(notes), len(header))

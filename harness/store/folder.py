@@ -30,7 +30,11 @@ class Fenced(Exception):
 
 def bump(folder: Path) -> int:
     """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
-    number = (owner(folder) or 0) + 1
+    return take(folder, (owner(folder) or 0) + 1)
+
+
+def take(folder: Path, number: int) -> int:
+    """Let attempt `number` be the one that may write into `folder`; returns it."""
     try:
         write_atomic(folder / "attempt", str(number).encode())
     except OSError as e:

@@ -5,4 +5,5 @@ finals.py  what is told of a result
 sink.py    the thread that feeds it
 views.py   the views that open first
 server.py  its own pages on this machine
+gate.py    the key to them
 """

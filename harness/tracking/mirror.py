@@ -42,11 +42,6 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{results.absolute() / 'mlflow.db'}"
 
 
-def redact(text: str) -> str:
-    """`text` without the user and password of any URI in it."""
-    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", text)
-
-
 class Mirror:
     """One experiment in MLflow: a parent run, and under it one run per trial.
 

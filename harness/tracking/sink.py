@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.errors import UserError, one_line
+from harness.errors import UserError, one_line, redact
 from harness.experiment.matrix import Entry
-from harness.store import lock
+from harness.store import lease
 from harness.store.folder import read_state
-from harness.tracking.mirror import Mirror, redact
+from harness.tracking.mirror import Mirror
 
 EVERY_S = 2.0
 BACKOFF_S = 0.5, 30.0
@@ -102,7 +102,7 @@ def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | No
     mirror = Mirror(results, experiment, entries, uri)
     mirror.note, mirror.closed = note, True
     new = [folder for folder in (results / experiment, results) if not folder.exists()]
-    with lock.hold(results / experiment):
+    with lease.drive(results / experiment):
         try:
             mirror.update()
         except Exception as e:  # whatever MLflow or its store raises
