@@ -19,7 +19,7 @@ from harness.experiment.spec import Run
 from harness.orchestration import shared
 from harness.orchestration.schedule import Ended
 from harness.store import lease, remote
-from harness.store.folder import bump, owner, take
+from harness.store.folder import bump, owner, scorings, take
 from harness.trial.live import Pulse
 
 DRIVER = "driver"  # in a run's options on their way to a worker: what else it hears
@@ -116,6 +116,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
         home = Path(scratch, folder.name)
         home.mkdir()
         store = remote.insist(lambda: remote.begin(folder.name, home))
+        began = {path.name: path.read_bytes() for path in scorings(home)}
 
         def ours() -> bool:
             now = store.read(f"{under}/attempt")
@@ -127,6 +128,10 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
         def send() -> None:
             if ours():
                 store.push(home, under, ours)
+                return
+            for path in scorings(home):  # what a scoring found is nobody else's, whose trial it may be now
+                if path.read_bytes() != began.get(path.name):
+                    remote.give(store, path, under)
 
         with remote.again_and_again(send):
             try:

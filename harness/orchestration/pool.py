@@ -74,6 +74,8 @@ class _Worker:
 
         try:
             options = attempt.unpacked(run)
+            from harness.training import ranks
+
             task = importlib.import_module(worker.partition(":")[0]).follow
             ranks.follow(met, rank, world, node_ip(), task, config, options, patience_s=options["patience_s"])
         except (Lost, Diverged):
