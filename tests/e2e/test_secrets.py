@@ -179,7 +179,7 @@ def test_what_is_refused_is_refused_without_its_secret(home, words, capsys, monk
     track = [] if "--tracking-uri" in words else ["--tracking-uri", "off"]
     monkeypatch.setenv("NASHBOARD_INCEPTION_WEIGHTS", "")
     try:
-        code = cli.main(["matrix", "hidden.yaml", *words, *where, *local, *track])
+        code: object = cli.main(["matrix", "hidden.yaml", *words, *where, *local, *track])
     except SystemExit as e:  # argparse's
         code = e.code
     said = "".join(capsys.readouterr())
