@@ -122,6 +122,7 @@ def matrix(args: argparse.Namespace) -> int:
         return 0
     with _loading():
         from harness.orchestration import matrix, recognise
+        from harness.store.folder import RESULT, answer
 
     experiment = files.load(args.experiment, args.set)
     data = finished.stamps(recognise.paths(experiment))  # before anybody looks: what changes meanwhile is not noted
@@ -135,7 +136,8 @@ def matrix(args: argparse.Namespace) -> int:
     if made.exit_code == 0 and made.told:
         trials = args.results.absolute() / "trials"
         said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
-        depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
+        answers = (answer(trials / e.id, e.trial) or trials / e.id / RESULT for e in made.trials)
+        depends = [*answers, *made.written, *made.books]
         folder = trials.parent / made.experiment.name
         finished.keep(folder, key, said, depends, data, matrix.code_outside(made.trials))
     return made.exit_code
@@ -442,6 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    disk.use_own_compiler_folder()
     try:
         args.results = remote.folder(args.results)
         return VERBS[args.verb].run(args)

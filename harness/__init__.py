@@ -11,7 +11,7 @@ store/                              a trial's folder
 data/ experiment/ variants/         images; what an experiment is; SHELF
 method/                             mathematics
 plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
-disk.py                             files that appear whole or not at all
+disk.py locks.py                    files that appear whole or not at all; what one process at a time holds
 command.py                          the command that began it all, as it may be stored
 pickles.py                          what a pickle holds, read without executing anything
 console.py errors.py rng.py         the terminal; how work ends early; random streams

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import UserError
 
@@ -22,7 +22,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with part.open("wb") as f:
+        with fresh(part) as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
@@ -30,6 +30,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def fresh(path: Path) -> BinaryIO:
+    """A new file at `path` for writing, whatever stood there: it is made, never opened, so that a link which another
+    user put in its place leads nowhere."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,6 +65,15 @@ def cache_folder() -> Path:
     `XDG_CACHE_HOME` or ~/.cache."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nashboard"
     return Path(os.environ.get("NASHBOARD_CACHE") or usual)
+
+
+def use_own_compiler_folder() -> None:
+    """Name a folder of this user's to torch, before it is imported: its compiler, though nothing here asks for it,
+    makes one of a fixed name in the temporary folder, and fails where another user has put something in its place."""
+    folder = cache_folder() / "torch"
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def is_full(e: BaseException | None) -> bool:

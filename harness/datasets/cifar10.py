@@ -8,7 +8,8 @@ import tarfile
 import urllib.request
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -17,9 +18,11 @@ import numpy as np
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
 from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.disk import fresh
 from harness.errors import UserError, one_line
 
 EPOCH = 1
+PART = ("max_images",)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -70,6 +73,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         )
     images = np.concatenate([x for x, _ in parts])[: options.max_images]
     labels = np.concatenate([y for _, y in parts])[: options.max_images]
+    part_of = partial(load, replace(options, max_images=None), split) if len(images) < sum(counts) else None
     about = {
         "name": "cifar10",
         "split": split,
@@ -80,7 +84,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "num_classes": 10,
         "xflip": options.xflip,
     }
-    return ImageSet(images, labels, 10, fingerprint(images, labels, "none"), about, options.xflip)
+    return ImageSet(images, labels, 10, fingerprint(images, labels, "none"), about, options.xflip, part_of=part_of)
 
 
 def _parse(data: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +168,7 @@ def download(path: Path, progress: Callable[[int, int], None] = _print_progress)
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as response:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as f:
+            with fresh(part) as f:
                 while done <= SIZE and (block := response.read(2**20)):
                     f.write(block)
                     digest.update(block)

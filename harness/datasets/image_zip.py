@@ -4,7 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from harness.errors import UserError
 from harness.rng import derive
 
 EPOCH = 1
+PART = ("max_images", "holdout")
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Decoded sets up to this size are held in memory; larger ones are mapped from the cache folder."""
@@ -82,7 +84,12 @@ def load(options: Options, split: Split = "train") -> ImageSet:
     }
     if files.skipped:
         about["skipped"] = dict(files.skipped)
-    return ImageSet(images, labels, files.num_classes, record["fingerprint"], about, options.xflip)
+    held_out = options.holdout if split == "train" else 0
+    all_of_it = partial(load, replace(options, max_images=None), split)
+    part_of = all_of_it if split == "train" and len(names) < len(files.names) - held_out else None
+    return ImageSet(
+        images, labels, files.num_classes, record["fingerprint"], about, options.xflip, None, part_of, held_out
+    )
 
 
 def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]:

@@ -1,6 +1,7 @@
 """One pass over the images, every metric from it.
 
 evidence.py  what a metric asks for and is given; its records
+measures.py  what it is made of, by digests
 evaluate.py  the pass
 fakes.py     its fakes: made, rounded, seen
 shares.py    the same among processes with a GPU each

@@ -66,6 +66,11 @@ def prepare(extractor: Extractor) -> None:
         load(extractor, ("pooled",), "cpu")
 
 
+def checksum(extractor: Extractor) -> str | None:
+    """The SHA-256 of its weights where any are taken; None where the published ones alone are."""
+    return _checked(_inception_file(), extractor) if extractor.weights == "any" else None
+
+
 @functools.lru_cache(maxsize=4)
 def load(extractor: Extractor, layers: tuple[str, ...], device: str) -> Loaded:
     """The extractor's network on `device`, giving `layers` ("pooled", for Inception also "logits")."""

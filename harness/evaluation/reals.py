@@ -6,8 +6,6 @@ own checksum, and is computed under a lock, so trials that start together comput
 file that fails its checksum is computed again.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness import rng
+from harness import locks, rng
 from harness.data.imageset import ImageSet
 from harness.disk import write_atomic
 from harness.errors import UserError
@@ -27,6 +25,7 @@ from harness.evaluation.collect import Collector
 from harness.evaluation.evidence import Evidence, Sample
 from harness.evaluation.frechet import Moments
 
+REMEDY = "set NASHBOARD_CACHE to a folder with room"
 _SOURCES = tuple(str(module.__file__) for module in (features, collect, frechet)) + (__file__,)
 _CODE = hashlib.sha256(b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in _SOURCES)).hexdigest()
 """Of the files that decide what is cached, as this process runs them: fakes are never met by reals of other code."""
@@ -89,28 +88,20 @@ def cached(folder: Path, key: dict[str, object], compute: Callable[[], dict[str,
     path = folder / "reals" / f"{name}.npz"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
+        with locks.held(path.with_suffix(".lock"), REMEDY, lambda: None):
             arrays = _read(path)
             if arrays is None:
                 arrays = compute()
                 _write(path, arrays)
             return arrays
     except OSError as e:
-        raise UserError(f"{path.parent}: {e.strerror or e}; set NASHBOARD_CACHE to a folder with room") from None
+        raise UserError(f"{path.parent}: {e.strerror or e}; {REMEDY}") from None
 
 
 def _batches(images: ImageSet, count: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
     rows = chosen(len(images.images), count)
     for start in range(0, count, batch_size):
         yield np.ascontiguousarray(images.images[rows[start : start + batch_size]])
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when a process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(path: Path, arrays: dict[str, NDArray]) -> None:

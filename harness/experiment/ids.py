@@ -54,11 +54,19 @@ def of_trial(trial: Any) -> dict[str, Any]:
     return {"options": options, "epochs": epochs(parts, loop=LOOP), "data": trial.data or _place(trial.dataset)}
 
 
-def of_scoring(spec: Any) -> dict[str, Any]:
-    """All that decides how trained weights are scored: `options` and `epochs`."""
+def reals(trial: Any) -> str:
+    """The identity of the images that a distance to the whole split takes, where training sees a part of them; else
+    empty: they are the trial's own."""
+    module, asked = _shelf("harness.datasets", trial.dataset), differing(trial.dataset.options)
+    part = any(name in asked for name in getattr(module, "PART", ()))
+    return trial.data or _place(trial.dataset) if part and trial.eval.distances else ""
+
+
+def of_scoring(spec: Any, reals: str = "") -> dict[str, Any]:
+    """All that decides how trained weights are scored: `options`, `epochs` and, where there are such, `reals`."""
     options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
     parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}
-    return {"options": options, "epochs": epochs(parts, scoring=SCORING)}
+    return {"options": options, "epochs": epochs(parts, scoring=SCORING), **({"reals": reals} if reals else {})}
 
 
 def data_of(dataset: Any) -> str | None:

@@ -124,6 +124,11 @@ class Trial:
         return self.known_as or ids.digest(ids.of_trial(self))
 
     @property
+    def scoring(self) -> dict[str, Any]:
+        """What decides its scores once it is trained."""
+        return ids.of_scoring(self.eval, ids.reals(self))
+
+    @property
     def plugins(self) -> tuple[tuple[str, str], ...]:
         """(package, name) of all that it is made of."""
         parts = {

@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.orchestration import attempt
 from harness.store import code, lease, remote
-from harness.store.folder import finished, take, was_scored
+from harness.store.folder import finished, stored, take, was_scored
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
@@ -47,11 +47,11 @@ def judge(
     (None: not asked for), so the code that trained them is accepted.
     """
     home, by_id = results / "trials", {e.id: e for e in entries}
-    stored = {id: read_json(home / id / "result.json") for id in by_id}
-    otherwise = {id for id, e in by_id.items() if stored[id] and not finished(home / id, e.trial)}
-    whole = {id for id, result in stored.items() if is_whole(home / id, result)}
+    found = {id: stored(home / id, e.trial) for id, e in by_id.items()}
+    otherwise = {id for id, e in by_id.items() if found[id] and not finished(home / id, e.trial)}
+    whole = {id for id, result in found.items() if is_whole(home / id, result)}
     accepted = choice != "retrain"
-    others = {id: code.other(home / id, e.trial, stored[id], accepted=accepted) for id, e in by_id.items()}
+    others = {id: code.other(home / id, e.trial, found[id], accepted=accepted) for id, e in by_id.items()}
     others |= {id: others[id]._replace(scoring=()) for id in otherwise}  # scored again in any case
 
     def names(ids: Iterable[str]) -> str:
@@ -80,7 +80,7 @@ def judge(
             taken.setdefault(id, others[id].training)
     scored = {id: o.scoring for id, o in others.items() if o.scoring}
     if rescore:
-        scored = {id: others[id].scoring for id, result in stored.items() if was_scored(result)}
+        scored = {id: others[id].scoring for id, result in found.items() if was_scored(result)}
     if choice == "accept" and not rescore:
         scored = {}
     scored |= dict.fromkeys(otherwise, ())

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.console import duration
-from harness.disk import read_json
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
 from harness.orchestration import changed, speeds
@@ -20,7 +19,7 @@ from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, r
 from harness.report.tables import Grid
 from harness.store import code
 from harness.store.checkpoint import KEEP
-from harness.store.folder import finished
+from harness.store.folder import finished, stored
 
 UNTRAINED = ("to do", "data not here", "scored otherwise")  # the last: its networks are gone; matrix asks first
 
@@ -143,12 +142,12 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
     whose images are not here."""
     every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     homes = [results / "trials" / e.id for e in every]
-    stored = [read_json(home / "result.json") for home in homes]
-    states = [_state(e, home, result, absent) for e, home, result in zip(every, homes, stored, strict=True)]
+    found = [stored(home, e.trial) for e, home in zip(every, homes, strict=True)]
+    states = [_state(e, home, result, absent) for e, home, result in zip(every, homes, found, strict=True)]
     todo = [e for e, state in zip(every, states, strict=True) if state in UNTRAINED]
     others = [
         (e.name, code.other(home, e.trial, result, accepted=False))
-        for e, home, result in zip(every, homes, stored, strict=True)
+        for e, home, result in zip(every, homes, found, strict=True)
     ]
     records = speeds.finished_here(results) + speeds.measured()
     gpu, cpu = (forecast(every, kind, records) for kind in KINDS)
@@ -172,13 +171,13 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
     return Grid(title, header, tuple(rows), tuple(lines), len(header))
 
 
-def _state(e: Entry, home: Path, stored: Mapping[str, Any], absent: Container[str]) -> str:
+def _state(e: Entry, home: Path, last: Mapping[str, Any], absent: Container[str]) -> str:
     """What becomes of a trial: its result's word, `to score` (from its last checkpoint, at no hours of training), or
     one of UNTRAINED."""
     if result := finished(home, e.trial):
         return str(result["status"])
-    if stored:
-        return "to score" if changed.is_whole(home, stored) else "scored otherwise"
+    if last:
+        return "to score" if changed.is_whole(home, last) else "scored otherwise"
     return "data not here" if e.id in absent else "to do"
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import disk
 from harness.errors import UserError, redact
 from harness.experiment.parse import to_plain
 from harness.experiment.spec import Run, Trial
@@ -36,6 +37,7 @@ class _Worker:
         os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        disk.use_own_compiler_folder()
         self._control, self._ticket, self._stopped = Control(), "", set[str]()
         # Ray runs a call in whichever of its threads is free. OpenMP keeps a team for each thread that ever trained,
         # and once the teams outnumber the cores, none waits for work awake: small networks are 40 % slower.

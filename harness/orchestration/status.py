@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from harness.disk import read_json
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
 from harness.report.tables import Grid
 from harness.store import code, lease
-from harness.store.folder import finished, read_state
+from harness.store.folder import finished, read_state, stored
 
 
 def table(experiment: Experiment, results: Path) -> Grid:
@@ -15,10 +14,10 @@ def table(experiment: Experiment, results: Path) -> Grid:
     rows, others = [], []
     for e in entries(experiment):
         folder = results / "trials" / e.id
-        result, stored = finished(folder, e.trial), read_json(folder / "result.json")
-        others.append((e.name, code.other(folder, e.trial, stored, accepted=False)))
+        result, last = finished(folder, e.trial), stored(folder, e.trial)
+        others.append((e.name, code.other(folder, e.trial, last, accepted=False)))
         now = {"state": result["status"], "nimg": result["nimg"]} if result else read_state(folder)
-        if stored and not result and now.get("state") == stored.get("status"):
+        if last and not result and now.get("state") == last.get("status"):
             now = {**now, "state": "scored otherwise"}
         kimg = f"{now.get('nimg', 0) / 1000:.4g}/{e.trial.train.total_kimg:g}"
         rate = f"{now.get('images_per_s', 0):.3g}" if now.get("state") == "running" else ""

@@ -1,4 +1,5 @@
-"""From result.json files to tables: what every cell holds, how it compares, and what it can't say.
+"""From trials' results to tables: what every cell holds, how it compares, and what it can't say. Of a trial that was
+scored in several ways, the result of this experiment's.
 
 Nothing else is read but a trial's state.json where there is no result yet, so a report can be
 made at any moment, anywhere the results folder is, and again later from the same files.
@@ -15,13 +16,13 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
-from harness.experiment.parse import scored_as
 from harness.experiment.spec import Experiment, Table, Trial
 from harness.report import names, statistics
 from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
 from harness.report.names import Name
 from harness.report.statistics import Summary
 from harness.store import code
+from harness.store.folder import RESULT, answer
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -36,13 +37,12 @@ def collect(experiment: Experiment, results: Path) -> Report:
 
 
 def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
-    result, live = _read(folder / "result.json"), _read(folder / "state.json")
+    own = answer(folder, trial)
+    result, live = _read(own or folder / RESULT), _read(folder / "state.json")
     if not result:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
-    state = str(result.get("status"))
-    if not scored_as(result, trial.eval):
-        state = "scored otherwise"
+    state = str(result.get("status")) if own else "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):

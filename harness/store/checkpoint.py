@@ -24,10 +24,12 @@ KEEP = 2
 
 
 class Checkpoint(NamedTuple):
-    """`tensors` by name, on the CPU; `meta`, plain data: nimg, journal_offset, the resolved config."""
+    """`tensors` by name, on the CPU; `meta`, plain data: nimg, journal_offset, the resolved config; `file`: its name,
+    which tells its content."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    file: str = ""
 
 
 def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
@@ -90,7 +92,7 @@ def read(path: Path) -> Checkpoint:
             raise ValueError("it does not tell its nimg")
     except _MALFORMED as e:
         raise ValueError(f"{path}: not a Nashboard checkpoint: {e}") from None
-    return Checkpoint(tensors, meta)
+    return Checkpoint(tensors, meta, path.name)
 
 
 def meta(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 What is true stays in results/. One sink ships the *committed* part of each journal, so MLflow
 may lag, be down, or be deleted and rebuilt, and never costs a trial anything. Sending twice is
-safe: to MLflow a point is its (key, time, step, value), and the journal fixes all four.
+safe: to MLflow a point is its (key, time, step, value), and the journal fixes all four. Scores at the end
+(`final/`, `best/`) come from the trial's result, the one that is scored as this experiment asks.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ from harness.disk import ROOT, read_json, write_atomic
 from harness.experiment.matrix import Entry
 from harness.report import names
 from harness.store import journal
-from harness.store.folder import read_state
-from harness.tracking import views
+from harness.store.folder import RESULT, read_state, results
+from harness.tracking import finals, views
 
 BATCH = 900  # metrics per request: below the limit of older servers
 STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
@@ -58,6 +59,7 @@ class Mirror:
         self._sent: dict[str, Any] = read_json(self._book) or {"parent": None, "trials": {}, "keys": []}
         self._client: Any = None
         self._images: dict[str, set[str]] = {}  # run id -> pictures it has
+        self._results: dict[str, tuple[Any, dict[str, Any]]] = {}  # trial id -> its files' stamp, its result
 
     def update(self) -> None:
         """Ship all that is committed and not yet sent."""
@@ -79,7 +81,10 @@ class Mirror:
 
     def settled(self) -> bool:
         """Whether MLflow has been told all there is, the end of the last driver included."""
-        return self._sent.get("told", {}).get("status") in ("FINISHED", "KILLED") and not self.behind()
+        if self._sent.get("told", {}).get("status") not in ("FINISHED", "KILLED") or self.behind():
+            return False
+        told = {id: trial.get("result") for id, trial in self._sent["trials"].items()}
+        return not any(finals.is_other(told.get(e.id), self._result(e)) for e in self.entries)
 
     def folders(self) -> list[Path]:
         """Those of its trials."""
@@ -87,6 +92,14 @@ class Mirror:
 
     def _folder(self, entry: Entry) -> Path:
         return self.results / "trials" / entry.id
+
+    def _result(self, entry: Entry) -> dict[str, Any]:
+        """What is told of the trial's result, read when one of its results is new."""
+        folder = self._folder(entry)
+        stamp = [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.glob("result*.json"))]
+        if self._results.get(entry.id, (None,))[0] != stamp:
+            self._results[entry.id] = stamp, finals.read(folder, entry.trial)
+        return self._results[entry.id][1]
 
     # ── opening ──
 
@@ -128,11 +141,14 @@ class Mirror:
         record = self._sent["trials"].setdefault(entry.id, {"run": None, "offset": 0, "tail": "", "told": {}})
         try:
             if record["tail"] != journal.mark(folder / "events.jsonl", record["offset"]):
-                if journal.committed(folder) >= record["offset"] or (folder / "result.json").exists():
+                if journal.committed(folder) >= record["offset"] or (folder / RESULT).exists():
                     self._replace(entry, record)  # trained anew: the curves are others
                 else:
                     return  # an older checkpoint was resumed; its journal will grow back to the same bytes
-            self._ship(entry, folder, state, record)
+            result = self._result(entry)
+            if record.get("result") and finals.is_other(record["result"], result):
+                self._replace(entry, record)  # scored anew: MLflow forgets no point
+            self._ship(entry, folder, state, result, record)
         except MlflowException as e:
             if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") or not record["run"]:
                 raise
@@ -140,7 +156,9 @@ class Mirror:
                 raise
             self._replace(entry, record)  # deleted by hand
 
-    def _ship(self, entry: Entry, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
+    def _ship(
+        self, entry: Entry, folder: Path, state: dict[str, Any], result: dict[str, Any], record: dict[str, Any]
+    ) -> None:
         if record["run"] is None:
             record["run"] = self._known.get(entry.id) or self._create_run(entry, folder, state)
         run, path = record["run"], folder / "events.jsonl"
@@ -148,7 +166,7 @@ class Mirror:
             self._send(run, folder, journal.parse(chunk).events)
             record["offset"] += len(chunk)
             record["tail"] = journal.mark(path, record["offset"])
-        self._tell(run, folder, state, record)
+        self._tell(run, folder, state, result, record)
 
     def _send(self, run: str, folder: Path, events: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric, RunTag
@@ -156,6 +174,8 @@ class Mirror:
         metrics, dropped = [], []
         for event in events:
             for key, value in event.get("metrics", {}).items():
+                if key.startswith(finals.HEADS):  # of an earlier version: of whichever scoring was the last
+                    continue
                 if isinstance(value, int | float) and math.isfinite(value):
                     metrics.append(Metric(_name(key), float(value), event["time_ms"], event["nimg"]))
                 else:
@@ -183,15 +203,20 @@ class Mirror:
             )
             self._images[run].add(mark)
 
-    def _tell(self, run: str, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
-        """Tags, files and the status: whatever changed since they were last told."""
-        word = str(state.get("state"))
+    def _tell(
+        self, run: str, folder: Path, state: dict[str, Any], result: dict[str, Any], record: dict[str, Any]
+    ) -> None:
+        """Scores, tags, files and the status: whatever changed since they were last told."""
+        word, message = str(state.get("state")), str(state.get("message") or "")
+        if result.get("status"):
+            word, message = str(result["status"]), str(result.get("reason") or "")
+        elif word in ("done", "diverged") and not result:
+            word = "scoring"  # another experiment's scoring is done, this one's is to come
         if STATUS.get(word) == "RUNNING" and self.closed:
             word = "interrupted"  # its driver is gone
         ended = STATUS.get(word) != "RUNNING"
-        now = {"status": word, "message": str(state.get("message") or "")[:4000] if ended else ""}
-        result = read_json(folder / "result.json") if word in ("done", "diverged") else {}
-        if now == record["told"] and not (result and not record.get("result")):
+        now = {"status": word, "message": message[:4000] if ended else ""}
+        if now == record["told"] and not finals.is_other(record.get("result"), result):
             return
         from mlflow.entities import Metric, RunTag
 
@@ -200,11 +225,13 @@ class Mirror:
         tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
         at = int(float(state.get("time", time.time())) * 1000)
         costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
+        points = [Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)]
+        if finals.is_other(record.get("result"), result):
+            points += [Metric(_name(k), v, ms, nimg) for k, v, ms, nimg in finals.points(result, folder)]
         self._client.log_batch(
-            run,
-            metrics=[Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)],
-            tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]],
+            run, metrics=points, tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]]
         )
+        self._sent["keys"] = sorted({*self._sent["keys"], *(p.key for p in points if p.key.startswith(finals.HEADS))})
         for name in ("config.yaml", "env.json", "traceback.txt"):
             if (folder / name).exists():
                 self._client.log_artifact(run, str(folder / name))
@@ -214,7 +241,7 @@ class Mirror:
             self._client.set_terminated(run, STATUS.get(word, "FAILED"), end_time=at)
         else:
             self._client.update_run(run, status="RUNNING")
-        record |= {"told": now, "result": bool(result)}
+        record |= {"told": now, "result": finals.mark(result)}
 
     def _create_run(self, entry: Entry, folder: Path, state: dict[str, Any]) -> str:
         from mlflow.entities import Param
@@ -283,9 +310,9 @@ class Mirror:
         for folder in self.folders():
             if set(keys) <= found.keys():
                 break
-            for name, record in read_json(folder / "result.json").get("metrics", {}).items():
+            for name, record in [pair for r in results(folder) for pair in r.get("metrics", {}).items()]:
                 key = _name(f"final/{name}")
-                found[key] = names.of(name, record)._replace(key=key)
+                found.setdefault(key, names.of(name, record)._replace(key=key))
         known = [n for key, n in found.items() if key in keys]
         pair, ordered = names.pair(known), [n.key for n in names.order(known)]
         return ordered + [k for k in keys if k not in ordered], pair and (pair[0].key, pair[1].key)

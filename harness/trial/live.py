@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from harness.disk import write_atomic
 from harness.experiment.spec import Trial
-from harness.store.folder import fence
+from harness.store.folder import fence, owner
 
 
 class Control(Protocol):
@@ -33,6 +33,12 @@ class Live:
             "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {}
         }  # fmt: skip
         self._written = 0.0
+        self._networks: Path | None = None
+
+    def share(self, networks: Path) -> None:
+        """From now on another attempt may own the folder, to score the same `networks` (a checkpoint's file) otherwise:
+        what this one still writes has names of its own. It stops where they were put away."""
+        self._networks = networks
 
     def say(self, state: str, message: str | None = None) -> str:
         """Write `state` now; returns it."""
@@ -40,20 +46,22 @@ class Live:
         return state
 
     def update(self, *, force: bool = False, **values: Any) -> None:
-        """Note `values`; write them at most once a second. Raises Fenced as `check` does."""
+        """Note `values`; write them, and tell the driver, at most once a second. Raises Fenced as `check` does."""
         self.now |= {**values, "time": time.time(), "attempt": self.attempt}
         if force or time.monotonic() - self._written > 1:
             self.fence()
             self._written = time.monotonic()
-            write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
+            if owner(self.folder) in (None, self.attempt):
+                write_atomic(self.folder / "state.json", json.dumps(self.now).encode())
             if self.now["state"] in ("running", "scoring"):
                 self.control.report(dict(self.now))
 
     def check(self) -> None:
-        """Raise Interrupted when asked to stop, Fenced when another attempt owns the folder."""
+        """Raise Interrupted when asked to stop, Fenced when another attempt owns what this one would write."""
         self.fence()
         if self.control.stop():
             raise Interrupted
 
     def fence(self) -> None:
-        fence(self.folder, self.attempt)
+        if self._networks is None or not self._networks.exists():
+            fence(self.folder, self.attempt)

@@ -2,10 +2,13 @@
 
 The whole pass takes the last networks, and tables compare these. Where `eval.during` asks for distances
 while a trial trains, the best snapshot by them is kept too, and scored likewise: beside the last, never instead.
+What another scoring of the same networks measured in the same way, by the same code, is taken and not measured again.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,17 @@ from backbones import Discriminator
 from harness.data.imageset import ImageSet
 from harness.disk import cache_folder
 from harness.errors import Diverged, UserError
-from harness.evaluation import evaluate
-from harness.evaluation.evidence import Record
+from harness.evaluation import evaluate, measures
+from harness.evaluation.evidence import Record, Setting
 from harness.experiment.parse import parse_trial, to_plain
-from harness.experiment.spec import Trial
+from harness.experiment.spec import Plugin, Trial
 from harness.method.generator import SpatialGenerator
-from harness.store import checkpoint
+from harness.store import checkpoint, code
+from harness.store.folder import results
 from harness.training.state import State
+
+Kept = Callable[[str, Mapping[str, Plugin]], dict[str, dict[str, Record]]]
+"""Of networks, by their file, and measures {digest: metric}: the records {digest: {name: record}} that there are."""
 
 RANK: dict[str, Callable[[float], float]] = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}
 
@@ -74,21 +81,58 @@ def chosen(trial: Trial, state: State) -> tuple[SpatialGenerator, str]:
     return (ema, "ema") if ema is not None else (state.g, "raw")
 
 
-def of_last(trial: Trial, state: State, data: ImageSet, heldout: ImageSet | None, live: Any) -> dict[str, Record]:
-    """The whole pass over the trained networks."""
+def kept(trial: Trial, folder: Path) -> Kept:
+    """What other scorings of the trial in `folder` measured by the code that is here."""
+    found = [(result, about) for result in results(folder) for about in (result, result.get("best") or {})]
+
+    def of(networks: str, asked: Mapping[str, Plugin]) -> dict[str, dict[str, Record]]:
+        known: dict[str, dict[str, Record]] = {}
+        for result, about in found:
+            if about.get("networks") == networks:
+                by_measure: dict[str, dict[str, Record]] = {}
+                for name, record in about.get("metrics", {}).items():
+                    by_measure.setdefault(record.get("measure", ""), {})[name] = record
+                for measure in asked.keys() & by_measure.keys() - known.keys():
+                    if code.scores_alike(folder, trial, result, asked[measure].name):
+                        known[measure] = by_measure[measure]
+        return known
+
+    return of
+
+
+def nothing(networks: str, asked: Mapping[str, Plugin]) -> dict[str, dict[str, Record]]:
+    """A `Kept` of nothing: all is measured."""
+    return {}
+
+
+def of_last(
+    trial: Trial,
+    state: State,
+    data: ImageSet,
+    heldout: ImageSet | None,
+    live: Any,
+    networks: str = "",
+    known: Kept = nothing,
+) -> dict[str, Record]:
+    """The whole pass over the trained networks, which are in the checkpoint `networks`."""
     g, weights = chosen(trial, state)
-    return _score(trial, g, state.d, weights, data, heldout, live, "")
+    return _score(trial, g, state.d, weights, data, heldout, live, "", partial(known, networks))
 
 
 def of_best(
-    watch: Watch, state: State, last: dict[str, Record], heldout: ImageSet | None, live: Any
+    watch: Watch,
+    state: State,
+    last: dict[str, Record],
+    heldout: ImageSet | None,
+    live: Any,
+    known: Kept = nothing,
 ) -> dict[str, Any] | None:
     """The whole pass over the best snapshot: what `watch.best` says of it, and its "metrics". None where nothing was
     measured in training, and without metrics, but a "reason", where one is not finite. UserError where its file is
     not whole."""
     if watch.best is None:
         return None
-    about = {k: v for k, v in watch.best.items() if k != "file"}
+    about = {**{k: v for k, v in watch.best.items() if k != "file"}, "networks": watch.best["file"]}
     if about["nimg"] == state.nimg:
         return {**about, "metrics": last}
     path = watch.folder / watch.best["file"]
@@ -100,8 +144,9 @@ def of_best(
     for module, head in ((g, "g_ema/" if weights == "ema" else "g/"), (d, "d/")):
         module.load_state_dict({k.removeprefix(head): v for k, v in saved.tensors.items() if k.startswith(head)})
     what = f"the best, after {about['nimg'] / 1000:g} kimg: "
+    found = partial(known, about["networks"])
     try:
-        return {**about, "metrics": _score(watch.trial, g, d, weights, watch.data, heldout, live, what)}
+        return {**about, "metrics": _score(watch.trial, g, d, weights, watch.data, heldout, live, what, found)}
     except Diverged as e:  # which takes nothing from the last
         return {**about, "metrics": {}, "reason": str(e)}
 
@@ -115,13 +160,22 @@ def _score(
     heldout: ImageSet | None,
     live: Any,
     what: str,
+    find: Callable[[Mapping[str, Plugin]], dict[str, dict[str, Record]]],
 ) -> dict[str, Record]:
+    """Records in the order of `eval.metrics`: those that `find` finds, and the others measured in one pass."""
+
     def progress(done: int, total: int) -> None:
         live.check()
         live.update(state="scoring", message=f"{what}{done}/{total} images")
 
-    return evaluate.evaluate(
-        g, d, data, heldout, trial.eval,
+    asked = measures.split(Setting(trial.eval, data, heldout, trial.seed, trial.conditional, weights))
+    known = find(asked)
+    missing = tuple(metric for measure, metric in asked.items() if measure not in known)
+    made = evaluate.evaluate(
+        g, d, data, heldout, replace(trial.eval, metrics=missing),
         seed=trial.seed, conditional=trial.conditional, device=next(g.parameters()).device,
         cache=cache_folder(), weights_used=weights, progress=progress,
-    )  # fmt: skip
+    ) if missing else {}  # fmt: skip
+    for name, record in made.items():
+        known.setdefault(record["measure"], {})[name] = record
+    return {name: record for measure in asked for name, record in known.get(measure, {}).items()}
