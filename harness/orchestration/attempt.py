@@ -18,7 +18,7 @@ from harness.experiment.schema import plain
 from harness.experiment.spec import Run
 from harness.orchestration.schedule import Ended
 from harness.store import lease, remote
-from harness.store.folder import bump, owner, take
+from harness.store.folder import Fenced, bump, owner, take
 
 DRIVER = "driver"  # in a run's options on their way to a worker: what else it hears
 VARIABLES = "NASHBOARD_"
@@ -119,7 +119,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
 
 def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
-    if owner(folder) not in (None, number):
+    if isinstance(e, Fenced) or owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
     text = one_line(redact(f"{type(e).__name__}: {e}"), 500)
     if isinstance(e, Lost):
