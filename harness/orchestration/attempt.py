@@ -85,7 +85,7 @@ def begin(folder: Path) -> int:
         return bump(folder)
     lease.check()
     least = (owner(folder) or 0) + 1
-    return take(folder, remote.insist(lambda: remote.claim(folder.name, least)))
+    return take(folder, remote.claim(folder.name, least))
 
 
 def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int) -> str:
