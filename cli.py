@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        from harness.errors import redact
+
+        self.exit(2, f"{self.prog}: {redact(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 class Verb(NamedTuple):

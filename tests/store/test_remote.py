@@ -157,9 +157,11 @@ def in_scratch(tmp_path, monkeypatch, meanwhile):
         until(lambda: (home / "attempt").read_text() != str(number), 5)
         fence(home, number)
 
-    with pytest.raises(Fenced):
-        attempt._in_scratch(work, {}, folder, {}, attempt.Control(), attempt.begin(folder))
-    return folder
+    number = attempt.begin(folder)
+    with pytest.raises(Fenced) as e:
+        attempt._in_scratch(work, {}, folder, {}, attempt.Control(), number)
+    assert attempt.failure(e.value, folder, number).word == "interrupted"
+    assert not (folder / "traceback.txt").exists()
 
 
 def test_a_worker_that_was_given_up_sends_nothing_through_a_retrain_however_it_ends(tmp_path, monkeypatch):
