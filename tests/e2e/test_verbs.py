@@ -229,9 +229,9 @@ def test_a_terminal_that_goes_away_saves_and_stops(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
 def test_no_server_outlives_its_ui(tmp_path, number):
-    from harness.tracking import mirror
+    from harness.tracking import sqlite
 
-    mirror._create(tmp_path / "results" / "mlflow.db", tmp_path / "results" / "mlartifacts")
+    sqlite.create(tmp_path / "results" / "mlflow.db", tmp_path / "results" / "mlartifacts")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
