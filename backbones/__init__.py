@@ -89,6 +89,20 @@ class Generator(nn.Module):
         raise NotImplementedError
 
 
+def moments(network: nn.Module) -> list[nn.Module]:
+    """Its layers that keep running moments of what passes them in training mode.
+
+    They are torch's own norms, and every layer that offers what those offer: `momentum`, the share of what passes now
+    in the running moments, and `reset_running_stats()`. A layer that does not is given as many passes as they are, by
+    its own decay.
+    """
+    return [
+        m
+        for m in network.modules()
+        if hasattr(m, "reset_running_stats") and hasattr(m, "momentum") and getattr(m, "track_running_stats", True)
+    ]
+
+
 Note = Callable[[Tensor, Callable[[], object]], None]
 _note: Note | None = None
 
@@ -115,20 +129,6 @@ def noting(note: Note) -> Iterator[None]:
         yield
     finally:
         _note = before
-
-
-def moments(network: nn.Module) -> list[nn.Module]:
-    """Its layers that keep running moments of what passes them in training mode.
-
-    They are torch's own norms, and every layer that offers what those offer: `momentum`, the share of what passes now
-    in the running moments, and `reset_running_stats()`. A layer that does not is given as many passes as they are, by
-    its own decay.
-    """
-    return [
-        m
-        for m in network.modules()
-        if hasattr(m, "reset_running_stats") and hasattr(m, "momentum") and getattr(m, "track_running_stats", True)
-    ]
 
 
 class Last(NamedTuple):

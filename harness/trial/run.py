@@ -35,7 +35,7 @@ from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.environment import environment
-from harness.trial.live import Control, Interrupted, Live
+from harness.trial.live import Control, Interrupted, Live, Pulse
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
@@ -47,11 +47,17 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(parse_trial(raw, "trial"))
+    with Pulse(control):
+        trial = with_data(parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
-    live.say("running")
+    with live.pulse:
+        return _to_its_end(trial, folder, options, live)
+
+
+def _to_its_end(trial: Trial, folder: Path, options: Run, live: Live) -> str:
+    live.say("running", "preparing")
     try:
         _run(trial, folder, options, live)
     except (Interrupted, KeyboardInterrupt):
@@ -173,9 +179,12 @@ def _trained(
             patience_s=options.patience_s, waiting=wait,
         ):  # fmt: skip
             same(lambda: checkpoint.encode(saved.tensors, saved.meta) if saved and state.nimg else b"", device)
-            ended = train(
-                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep
-            )  # fmt: skip
+            live.update(message=None)
+            with live.pulse.silent():
+                ended = train(
+                    state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional,
+                    upkeep=live.pulse.outside(upkeep),
+                )  # fmt: skip
         if not ended:
             raise Interrupted
         upkeep.finish(state)

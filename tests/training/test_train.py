@@ -215,13 +215,6 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     assert_equal(*weights)
 
 
-def test_a_trial_knows_how_many_processes_trained_it():
-    assert trials.worlds(None, 2) == [2]
-    assert trials.worlds({"world": [2], "complete": False}, 1) == [1, 2], "another number went on with it"
-    assert trials.worlds({"world": [2], "complete": True}, 1) == [2], "scored alone"
-    assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
-
-
 def one_step(precision, scale=None):
     """A step after which D takes fakes for real by far, so that G's gradients are small; `scale`: of the losses."""
     trial = tiny.trial("sn_dcgan", train={"precision": precision, "total_kimg": 0.008})
@@ -277,6 +270,13 @@ def test_scales_are_part_of_a_checkpoint_of_float16_alone():
     assert kept[32]["scale/g/scale"] > 2**12 and whole["scale/g/scale"] > kept[32]["scale/g/scale"]
     assert_equal(grown(kept[32])[0], whole)
     assert not [k for k in run(tiny.trial(train={"total_kimg": 0.008})).tensors() if k.startswith("scale/")]
+
+
+def test_a_trial_knows_how_many_processes_trained_it():
+    assert trials.worlds(None, 2) == [2]
+    assert trials.worlds({"world": [2], "complete": False}, 1) == [1, 2], "another number went on with it"
+    assert trials.worlds({"world": [2], "complete": True}, 1) == [2], "scored alone"
+    assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
