@@ -176,7 +176,7 @@ def _told(store: dist.Store) -> Exception | None:
     with suppress(RuntimeError):
         if store.check(["ended"]):
             name, _, message = store.get("ended").decode().partition(":")
-            return _TELLING.get(name, Lost)(message)
+            return _TELLING[name](message) if name in _TELLING else None
     return None
 
 
