@@ -61,6 +61,23 @@ def of_trial(trial: Any) -> dict[str, Any]:
     return {"options": options, "epochs": found, "data": trial.data or _place(trial.dataset)}
 
 
+def reals(trial: Any) -> str:
+    """The identity of the images that a distance to the whole split takes, where training sees a part of them; else
+    empty: they are the trial's own."""
+    module, asked = _shelf("harness.datasets", trial.dataset), differing(trial.dataset.options)
+    part = any(name in asked for name in getattr(module, "PART", ()))
+    return trial.data or _place(trial.dataset) if part and trial.eval.distances else ""
+
+
+def of_scoring(spec: Any, own_statistics: bool = False, *, reals: str = "") -> dict[str, Any]:
+    """All that decides how trained weights are scored: `options`, `epochs` and, where there are such, `reals`.
+    `own_statistics`: see there."""
+    options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
+    parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}
+    machinery = {"scoring": SCORING} | ({"statistics": STATISTICS} if own_statistics else {})
+    return {"options": options, "epochs": epochs(parts, **machinery), **({"reals": reals} if reals else {})}
+
+
 def own_statistics(trial: Any) -> bool:
     """Whether `trial` is scored by an averaged G with layers that keep statistics of what passes them: MOMENTS of its
     backbone's file, which counts as true where that says nothing, or of a variant's, where it is false."""
@@ -70,23 +87,6 @@ def own_statistics(trial: Any) -> bool:
     return getattr(_shelf("backbones", trial.backbone), "MOMENTS", True) or any(
         getattr(module, "MOMENTS", False) for module in variants
     )
-
-
-def reals(trial: Any) -> str:
-    """The identity of the images that a distance to the whole split takes, where training sees a part of them; else
-    empty: they are the trial's own."""
-    module, asked = _shelf("harness.datasets", trial.dataset), differing(trial.dataset.options)
-    part = any(name in asked for name in getattr(module, "PART", ()))
-    return trial.data or _place(trial.dataset) if part and trial.eval.distances else ""
-
-
-def of_scoring(spec: Any, *, reals: str = "", own_statistics: bool = False) -> dict[str, Any]:
-    """All that decides how trained weights are scored: `options`, `epochs` (`own_statistics`: also that of statistics
-    of averaged weights) and, where there are such, `reals`."""
-    options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
-    parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}
-    machinery = {"scoring": SCORING} | ({"statistics": STATISTICS} if own_statistics else {})
-    return {"options": options, "epochs": epochs(parts, **machinery), **({"reals": reals} if reals else {})}
 
 
 def data_of(dataset: Any) -> str | None:

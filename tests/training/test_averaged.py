@@ -6,8 +6,7 @@ import json
 import pytest
 import torch
 
-from harness.evaluation import evaluate, measures, statistics
-from harness.evaluation.evidence import Setting, record
+from harness.evaluation import evaluate, statistics
 from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_to_plain, to_plain
 from harness.pictures import gallery
@@ -92,17 +91,17 @@ def test_every_door_shows_the_averaged_weights_with_their_own_statistics(
     trial = averaging(arm=arm, conditional=conditional)
     seen, drawn = [], []
 
-    def scored(g, d, data, heldout, spec, *, seed, conditional, weights_used, **_):
+    def scored(g, *_, weights_used, **__):
         seen.append((weights_used, copy.deepcopy(g)))
-        measure = next(iter(measures.split(Setting(spec, data, heldout, seed, conditional, weights_used))))
-        return {"fd": {**record(float(len(seen)), "lower", {}), "role": "distance", "measure": measure}}
+        value = {"value": float(len(seen)), "better": "lower", "role": "distance", "se": None, "measure": "m"}
+        return {"fd": value}
 
     monkeypatch.setattr(evaluate, "evaluate", scored)
     monkeypatch.setattr(gallery, "trained", lambda trial, g, d, data, weights, nimg: drawn.append((weights, g)))
     monkeypatch.setattr(gallery, "note_attention", lambda *_: None)
     monkeypatch.setattr(gallery, "draw", lambda *_: {})
     data, state, hooks = networks(trial)
-    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None)
+    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None, [1])
     wanted = {}
 
     def watched(state):
@@ -152,7 +151,7 @@ def test_curves_and_the_final_score_are_of_one_generator(backbone, weights, tmp_
     """Grid, DI of snapshots, pictures and records: all of the G that `eval.weights` names."""
     trial = averaging(backbone, weights)
     data, state = stepped(trial)
-    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None)
+    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None, [1])
     shown, told = [], []
     fakes = keep._fakes
     monkeypatch.setattr(keep, "_fakes", lambda g, *rest: shown.append(g) or fakes(g, *rest))
@@ -182,7 +181,7 @@ def test_sampling_leaves_no_trace_in_the_training():
 def test_only_what_is_scored_otherwise_now_is_scored_again():
     def epochs(*args, **over):
         trial = averaging(*args, **over)
-        return trial.scoring["epochs"]
+        return ids.of_scoring(trial.eval, ids.own_statistics(trial))["epochs"]
 
     assert epochs() == epochs(arm="sel") == epochs(conditional=True) == {"statistics": 2}
     assert epochs("stylegan2") == epochs(weights="raw") == {}
@@ -191,9 +190,7 @@ def test_only_what_is_scored_otherwise_now_is_scored_again():
     of_old = {"config": {"eval": scoring_to_plain(trial.eval)}}
     since = {"scoring": {"options": ids.of_scoring(trial.eval)["options"], "epochs": {}}}
     for result in (of_old, since):
-        assert scored_as(result, trial.eval) and not scored_as(
-            result, trial.eval, own_statistics=ids.own_statistics(trial)
-        )
+        assert scored_as(result, trial.eval) and not scored_as(result, trial.eval, ids.own_statistics(trial))
 
 
 def test_a_best_that_foreign_statistics_chose_is_forgotten_while_it_trains(tmp_path):
