@@ -16,4 +16,6 @@ command.py                          the command that began it all, as it may be 
 pickles.py                          what a pickle holds, read without executing anything
 console.py streams.py               the terminal; output that never fails
 errors.py rng.py                    how work ends early; random streams
+proxies.py                          this machine is reached without the site's proxy
+process.py                          the cores that it may use, the signals that end it, children that end with it
 """

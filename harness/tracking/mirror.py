@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import proxies
 from harness.disk import read_json, write_atomic
 from harness.experiment.matrix import Entry
 from harness.report import names
@@ -105,6 +106,7 @@ class Mirror:
     # ── opening ──
 
     def _open(self) -> None:
+        proxies.spare_this_machine()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if db := sqlite.file_of(self.uri):
