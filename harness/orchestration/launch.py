@@ -99,17 +99,17 @@ def launch(
     return {entry.id: words[entry.id] for entry in entries}
 
 
-def _headlines(result: dict[str, Any] | None) -> dict[str, Any]:
-    """The figures of a result that may head a table."""
-    return {name: m["value"] for name, m in (result or {}).get("metrics", {}).items() if m.get("headline")}
-
-
 class Halted(UserError):
     """What ended one trial would end all of them; those that ran are saved."""
 
     def __init__(self, ended: Ended) -> None:
         super().__init__(ended.message or ended.word)
         self.exit_code = int(ended.fatal)
+
+
+def _headlines(result: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures of a result that may head a table."""
+    return {name: m["value"] for name, m in (result or {}).get("metrics", {}).items() if m.get("headline")}
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────

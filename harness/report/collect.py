@@ -78,6 +78,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
         "device": env.get("device"),
         "torch": env.get("versions", {}).get("torch"),
         "data": result.get("dataset", {}).get("fingerprint"),
+        "world": result.get("world"),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
 
@@ -235,7 +236,7 @@ def _notes(
     for setting in table.settings:
         column = [(f"{arm} s{o.trial.seed}", o) for arm in table.arms for o in outcomes[setting, arm]]
         done = {who: o for who, o in column if o.state == "done"}
-        for fact in ("commit", "device", "torch", "data"):
+        for fact in ("commit", "device", "torch", "data", "world"):
             notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
         for file in sorted({file for o in done.values() for file in o.plugins}):
             digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}

@@ -100,6 +100,7 @@ class Outcome:
             "device": env.get("device"),
             "torch": env.get("versions", {}).get("torch"),
             "data": self.result.get("dataset", {}).get("fingerprint"),
+            "world": ", ".join(map(str, self.result.get("world") or ())) or None,  # processes that trained it together
             "plugins": ", ".join(f"{file} {digest[:12]}" for file, digest in self.plugins.items()) or None,
         }
         return {name: str(value) for name, value in facts.items() if value is not None}

@@ -177,6 +177,20 @@ def test_mixed_commits_are_named_and_marked(tmp_path):
     assert "†" in tables.markdown(t)
 
 
+def test_mixed_numbers_of_processes_are_named_and_marked(tmp_path):
+    for arm, world in (("baseline", [1]), ("align", [2])):
+        for t in trials(arm):
+            finish(tmp_path, t, {"fid50k_full": 20.0}, world=[1, 2] if t.seed == 2 and arm == "align" else world)
+    t = only_table(tmp_path)
+    note = next(n for n in t.notes if "mixed world" in n)
+    assert "1 (baseline s0, baseline s1, baseline s2)" in note and "2 (align s0, align s1)" in note
+    assert "1, 2 (align s2)" in note, "begun by one process and gone on with by two"
+    assert cell(t, "fid50k_full", "align").mixed
+    for k in trials("align"):
+        finish(tmp_path, k, {"fid50k_full": 20.0}, world=[1])
+    assert not any("mixed world" in n for n in only_table(tmp_path).notes)
+
+
 def test_pairs_under_different_protocols_are_not_compared(tmp_path):
     fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "align": [17.1, 16.3, 18.2]})
     finish(tmp_path, trials("align")[2], {"fid50k_full": score(3.0, num_reals=10_000)})
