@@ -25,6 +25,7 @@ from backbones import _layers as L
 from backbones._fir import setup_filter, upsample2d
 
 EPOCH = 1
+MOMENTS = False
 
 D_MAPPING_LAYERS = 8
 
@@ -241,6 +242,7 @@ class Generator(backbones.Generator):
     """
 
     LATENT = "latent"
+    copied = ("mapping.w_avg",)
 
     def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ ROWS = (  # from top to bottom: a file imports its own folder and lower rows onl
     "data experiment variants",
     "outside",
     "method plugins disk locks pickles command",
-    "errors rng console",
+    "errors rng console proxies process",
     "backbones",
 )
 ROW = {room: i for i, row in enumerate(ROWS) for room in row.split()}

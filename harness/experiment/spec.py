@@ -126,7 +126,7 @@ class Trial:
     @property
     def scoring(self) -> dict[str, Any]:
         """What decides its scores once it is trained."""
-        return ids.of_scoring(self.eval, reals=ids.reals(self))
+        return ids.of_scoring(self.eval, ids.own_statistics(self), reals=ids.reals(self))
 
     @property
     def plugins(self) -> tuple[tuple[str, str], ...]:

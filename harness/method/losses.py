@@ -61,7 +61,7 @@ def path_length(images: Tensor, ws: Tensor, mean: Tensor, noise: Tensor, decay: 
 
 def ema_beta(batch: int, nimg: int, ema_kimg: float, rampup: float | None = None) -> float:
     """Share of the old average that stays after a step of `batch` images: half of it after
-    `ema_kimg` thousand, and while starting after `rampup` times the images seen so far."""
+    `ema_kimg` thousand, and while starting after `rampup` times the `nimg` images seen before the step."""
     half_life = ema_kimg * 1000
     if rampup is not None:
         half_life = min(half_life, nimg * rampup)
@@ -70,7 +70,8 @@ def ema_beta(batch: int, nimg: int, ema_kimg: float, rampup: float | None = None
 
 @torch.no_grad()
 def ema_update(average: torch.nn.Module, source: torch.nn.Module, beta: float) -> None:
-    """average <- beta average + (1 - beta) source for parameters; buffers are copied."""
+    """average <- beta average + (1 - beta) source for parameters; buffers are copied. Those that are statistics of
+    activations are then the source's, until the average makes its own (`harness.evaluation.statistics`)."""
     torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - beta)
     for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
         mine.copy_(theirs)

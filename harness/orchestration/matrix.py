@@ -10,7 +10,7 @@ from typing import Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, recognise, speeds
+from harness.orchestration import changed, cluster, fit, recognise, speeds
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
@@ -68,6 +68,8 @@ def run(
     `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
     runs, Busy where another driver is at it.
     """
+    if launcher == "ray" and address is not None:
+        cluster.reach(address)  # in seconds; all that follows may take minutes
     outside.use_paths(experiment.plugins, f"{experiment.path}: plugins")  # another may have been loaded since
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
@@ -82,7 +84,9 @@ def run(
         return str(result["status"]) if result and entry.id not in judged.unfinished else None
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
-    left_out = preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
+    left = [e.trial for e in todo if e.id not in known]
+    fit.check(left, experiment.run)
+    left_out = preflight(left, str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
     recognise.settle(results, known_as)

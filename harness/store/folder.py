@@ -21,6 +21,7 @@ from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_of
 from harness.experiment.spec import Trial
 
+LIVELY = ("running", "scoring")  # states of a trial that goes on
 RESULT = "result.json"
 
 
@@ -78,7 +79,7 @@ def answer(folder: Path, trial: Trial) -> Path | None:
     """The file of the result that was scored as the trial asks, if there is one."""
     for name in (RESULT, _name(trial.scoring)):
         result = read_json(folder / name)
-        if result and scored_as(result, trial.eval, reals=ids.reals(trial)):
+        if result and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial)):
             return folder / name
     return None
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import proxies
 from harness.disk import ROOT, read_json, write_atomic
 from harness.experiment.matrix import Entry
 from harness.report import names
@@ -104,6 +105,7 @@ class Mirror:
     # ── opening ──
 
     def _open(self) -> None:
+        proxies.spare_this_machine()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if self.uri.startswith("sqlite:///"):

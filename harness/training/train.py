@@ -18,6 +18,8 @@ from harness.training.ranks import agree, summed
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
+EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
+EPOCH_FP16 = 2  # in float16 (1: its losses were not scaled, and small gradients became 0)
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
     microbatches; gradients are those of one process with the same microbatches.
     """
     g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
+    scale_g, scale_d = state.scales["g"], state.scales["d"]
     gan = hooks.adversarial or per_logit(losses.ADVERSARIAL[t.loss])
     device = state.pl_mean.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -118,9 +121,10 @@ def train(
                 sample = torch.no_grad()(partial(made, draws=draws))
                 now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
                 loss = plus(loss, hooks.d_terms(now, state.memory))
-                (loss / parts).backward()
+                scale_d.scale(loss / parts).backward()
             _share_gradients(d, world)
-            opt_d.step()
+            scale_d.step(opt_d)
+            scale_d.update()
 
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
         step = state.nimg // shown
@@ -156,9 +160,10 @@ def train(
             sample, feats = partial(made, draws=draws), fake.feats
             at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
             loss = plus(loss, hooks.g_terms(at, state.memory))
-            (loss / parts).backward()
+            scale_g.scale(loss / parts).backward()
         _share_gradients(g, world)
-        opt_g.step()
+        scale_g.step(opt_g)
+        scale_g.update()
 
         # Lazy path length regularisation (StyleGAN2, section 3.2).
         if t.pl_weight and t.pl_interval and step % t.pl_interval == 0:
@@ -181,7 +186,7 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
     return True
 
 

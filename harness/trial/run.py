@@ -29,12 +29,13 @@ from harness.store import checkpoint, code
 from harness.store.folder import RESULT, finished, keep, results
 from harness.store.journal import Journal, holds, read, series
 from harness.training.arm import build, load_data
+from harness.training.model import used
 from harness.training.ranks import device_index, same, team
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.environment import environment
-from harness.trial.live import Control, Interrupted, Live
+from harness.trial.live import Control, Interrupted, Live, Pulse
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
@@ -46,11 +47,17 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(parse_trial(raw, "trial"))
+    with Pulse(control):
+        trial = with_data(parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
-    live.say("running")
+    with live.pulse:
+        return _to_its_end(trial, folder, options, live)
+
+
+def _to_its_end(trial: Trial, folder: Path, options: Run, live: Live) -> str:
+    live.say("running", "preparing")
     try:
         _run(trial, folder, options, live)
     except (Interrupted, KeyboardInterrupt):
@@ -162,9 +169,12 @@ def _trained(
         with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
             if saved is not None and state.nimg:
                 same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
-            ended = train(
-                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep
-            )  # fmt: skip
+            live.update(message=None)
+            with live.pulse.silent():
+                ended = train(
+                    state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional,
+                    upkeep=live.pulse.outside(upkeep),
+                )  # fmt: skip
         if not ended:
             raise Interrupted
         upkeep.finish(state)
@@ -195,7 +205,7 @@ def _scored(
     watch = scoring.Watch(trial, data, folder, trained.meta)
     last = scoring.of_last(trial, state, data, heldout, live, trained.networks, found)
     best = scoring.of_best(watch, state, last, heldout, live, found)
-    under = f"figures/{scoring.chosen(trial, state)[1]}"
+    under = f"figures/{used(trial.eval.weights, state.g_ema is not None)}"
     drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
     figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
     return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
@@ -251,7 +261,7 @@ def with_data(trial: Trial) -> Trial:
 
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    g, weights = scoring.chosen(trial, state)
+    g, weights = scoring.chosen(trial, state, data)
     model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
     return gallery.draw(model, folder, f"figures/{weights}")
 

@@ -11,6 +11,7 @@ import pytest
 
 import cli
 from harness.datasets import cifar10, image_zip
+from harness.evaluation import statistics
 from harness.experiment import files, ids
 from harness.experiment.parse import to_plain
 from harness.metrics import disequilibrium
@@ -64,6 +65,27 @@ def images(seed, count=12):
 
 def results(here):
     return {p.parent.name: json.loads(p.read_text()) for p in here.glob("results/trials/*/result.json")}
+
+
+def test_an_average_that_was_scored_with_foreign_statistics_is_scored_again_and_not_trained(here, say, monkeypatch):
+    """What an earlier version scored so is no figure of today's; one without an average is as it was."""
+    experiment(here, "settings: {ema: {train.ema_kimg: 0.01}, raw: {}}\n")
+    write_zip(here / "set.zip", images(0))
+    with monkeypatch.context() as before:
+        before.setattr(ids, "own_statistics", lambda trial: False)
+        before.setattr(statistics, "settle", lambda g, **_: None)
+        before.setattr(ids, "STATISTICS", ids.SCORING)
+        say("matrix")
+    old = results(here)
+    assert "scored otherwise" in say("report") and "to score: 1 trials" in say("plan")
+    monkeypatch.setattr(trial, "train", lambda state, *_, **__: state.nimg == 16 or pytest.fail("trained"))
+    assert "scored again by the code that is here, and not trained: 1 trial (ema/" in say("matrix")
+    new = results(here)
+    for name, result in new.items():
+        averaged = result["config"]["train"]["ema_kimg"] is not None
+        assert result["scoring"]["epochs"] == ({"statistics": 2} if averaged else {})
+        assert (result["metrics"]["di"]["value"] != old[name]["metrics"]["di"]["value"]) == averaged
+    assert "scored otherwise" not in say("report") and results(here) == new
 
 
 def test_two_files_of_one_name_are_two_trials(here, say):

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from harness.process import cores
 from harness.trial.environment import commit
 from tests.faults.ground import Ground, Harm, Numbers, Said
 
@@ -88,7 +89,7 @@ def write(file: Path) -> None:
             rows[name] = cells
     rows |= {name: [*map(str, counts), commit()] for name, counts in LEDGER.items()}
     header = (*HEADER, "commit")
-    machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    machine = f"{cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
     lines = [INTRODUCTION.format(machine=machine, torch=torch.__version__, python=platform.python_version())]
     lines += [f"| {' | '.join(header)} |", "|---" + "|--:" * (len(header) - 2) + "|---|"]
     lines += [f"| {' | '.join((name, *cells))} |" for name, cells in sorted(rows.items())]
