@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        from harness.errors import redact
+
+        self.exit(2, f"{self.prog}: {redact(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 class Verb(NamedTuple):
@@ -108,7 +110,7 @@ def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console
     from harness.experiment import files
-    from harness.orchestration import finished
+    from harness.orchestration import cluster, finished
     from harness.store import remote
 
     _use_inception_weights(args)
@@ -118,6 +120,8 @@ def matrix(args: argparse.Namespace) -> int:
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
+    if args.ray_address and not args.local:
+        cluster.reach(args.ray_address)  # before torch is loaded and anything is read
     with _loading():
         from harness.orchestration import matrix, recognise
         from harness.store.folder import RESULT, answer
@@ -178,8 +182,10 @@ def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
     from harness.orchestration import matrix
     from harness.report.collect import collect
+    from harness.report.write import check_begun
 
     found = collect(_recognised(args)[0], args.results.absolute())
+    check_begun(found, args.results)
     _shown(found, matrix.write(found, args.results.absolute()))
     return 0
 
@@ -215,10 +221,14 @@ def sync(args: argparse.Namespace) -> int:
     from harness.experiment.matrix import entries
     from harness.report import tables
     from harness.report.collect import collect
+    from harness.report.write import check_begun
+    from harness.store import claim
     from harness.tracking.sink import sync as send
 
     experiment, _ = _recognised(args)
     rep = collect(experiment, args.results.absolute())
+    check_begun(rep, args.results)
+    claim.check(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -462,6 +472,13 @@ def _say(said: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
+    from harness import streams
+
+    with streams.unfailing():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     from harness import disk, proxies
     from harness.errors import Diverged, UserError

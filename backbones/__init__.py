@@ -11,7 +11,8 @@ A backbone is one module in this package with
 seeded. Nothing here knows heatmaps, SEL, Ray or MLflow; nothing here imports `harness`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -100,6 +101,34 @@ def moments(network: nn.Module) -> list[nn.Module]:
         for m in network.modules()
         if hasattr(m, "reset_running_stats") and hasattr(m, "momentum") and getattr(m, "track_running_stats", True)
     ]
+
+
+Note = Callable[[Tensor, Callable[[], object]], None]
+_note: Note | None = None
+
+
+def follow(average: Tensor, value: Tensor, share: float) -> None:
+    """average <- average + share (value - average), in place: what a pass in training mode moves for later, and no
+    pass of training reads. A module tells it so (torch's own norms are known), for where several processes share the
+    microbatches of a step, one microbatch after the other moves it for all of them."""
+
+    def move() -> None:
+        average.lerp_(value, share)
+
+    move()
+    if _note is not None:
+        _note(average, move)
+
+
+@contextmanager
+def noting(note: Note) -> Iterator[None]:
+    """Within, each `follow` is told to `note`: the average, and what moves it once more."""
+    global _note
+    before, _note = _note, note
+    try:
+        yield
+    finally:
+        _note = before
 
 
 class Last(NamedTuple):

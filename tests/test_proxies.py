@@ -39,7 +39,9 @@ def clean(monkeypatch):
             monkeypatch.delenv(name)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
-    return monkeypatch
+    urllib.request.urlcleanup()  # it keeps the proxies that it once saw
+    yield monkeypatch
+    urllib.request.urlcleanup()
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):

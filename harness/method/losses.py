@@ -52,11 +52,21 @@ def path_length(images: Tensor, ws: Tensor, mean: Tensor, noise: Tensor, decay: 
     images [N, 3, H, W] from ws [N, L, w_dim]; `noise` is standard normal like the images;
     `mean` a is the running mean of the lengths, which moves by `decay` before it is used.
     """
+    lengths = path_lengths(images, ws, noise)
+    mean = moved(mean, lengths.mean(), decay)
+    return PathLength((lengths - mean).square(), lengths, mean)
+
+
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| of each sample [N], in the graph."""
     y = noise / (images.shape[2] * images.shape[3]) ** 0.5
     (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
-    lengths = grad.square().sum(2).mean(1).sqrt()
-    mean = mean + decay * (lengths.mean() - mean)
-    return PathLength((lengths - mean).square(), lengths, mean)
+    return grad.square().sum(2).mean(1).sqrt()
+
+
+def moved(mean: Tensor, value: Tensor, decay: float) -> Tensor:
+    """A running mean after `value`."""
+    return mean + decay * (value - mean)
 
 
 def ema_beta(batch: int, nimg: int, ema_kimg: float, rampup: float | None = None) -> float:

@@ -21,6 +21,7 @@ from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lease
 from harness.store.folder import LIVELY, note_end, read_state
+from harness.store.folder import finished as of_disk
 
 WORKER = "harness.trial.run:run"
 PROBE = "harness.orchestration.fit:measure"
@@ -61,6 +62,7 @@ def launch(
     """
     folder = results.absolute() / experiment
     words: dict[str, str] = {}
+    trials = {e.id: e.trial for e in entries}
     stop = Stop()
     with lease.drive(folder, say, stop), during or contextlib.nullcontext():
         jobs = []
@@ -77,6 +79,8 @@ def launch(
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
                 note_end(job.folder, word, report.get("message"))
+            if word == "done":  # the figures of tables, not those of the last snapshot
+                report = {**report, "latest": _headlines(of_disk(job.folder, trials[job.id]))}
             on_progress(job.id, word, report)
 
         if jobs and local:
@@ -85,8 +89,8 @@ def launch(
             with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
                 pool = RayPool(ray, run, worker)
                 with process.on_ending(stop):  # entered after ray.init, which takes SIGTERM for itself
-                    trials = {e.id: e.trial for e in entries if e.id not in words}
-                    shares = fit.shares(trials, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
+                    todo = {id: trial for id, trial in trials.items() if id not in words}
+                    shares = fit.shares(todo, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
                     for share in dict.fromkeys(shares.values()):
                         pool.check(share)
                     words |= drive([replace(job, share=shares[job.id]) for job in jobs], pool, run, stop, tell)
@@ -101,6 +105,11 @@ class Halted(UserError):
     def __init__(self, ended: Ended) -> None:
         super().__init__(ended.message or ended.word)
         self.exit_code = int(ended.fatal)
+
+
+def _headlines(result: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures of a result that may head a table."""
+    return {name: m["value"] for name, m in (result or {}).get("metrics", {}).items() if m.get("headline")}
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────
@@ -158,6 +167,10 @@ def _ended_badly(folder: Path) -> str | None:
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """Ray prints about every lost process whatever one asks: let it do so into `log`."""
-    with log.open("a", buffering=1) as f, contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+    with (
+        log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as f,
+        contextlib.redirect_stdout(f),
+        contextlib.redirect_stderr(f),
+    ):
         yield
     sys.stdout.flush()

@@ -16,7 +16,7 @@ from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
-from harness.store import code, remote
+from harness.store import claim, code, remote
 from harness.store.folder import finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
@@ -74,6 +74,7 @@ def run(
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
+    claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     remote.catch_up(results, [e.id for e in todo], say)
     old = known_as.taken.keys() if accept_old else None
@@ -89,6 +90,7 @@ def run(
     left_out = preflight(left, str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
+    claim.take(experiment, results)
     recognise.settle(results, known_as)
     changed.settle(todo, results, experiment.name, judged, say)
     say(counted(experiment, len(todo), len(known)))
@@ -120,8 +122,10 @@ def run(
 def write(found: Report, results: Path) -> Sequence[Path]:
     """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
     folder = results / found.experiment.name
+    claim.check(found.experiment, results)
     disk.check_writable(folder)
     remote.check_writable()
+    claim.take(found.experiment, results)
     written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written

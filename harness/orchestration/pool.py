@@ -56,20 +56,28 @@ class _Worker:
         node = f"({node_ip()})"
         return self._trainer.submit(attempt.make, worker, config, folder, run, control, number, node).result()
 
-    def meet(self) -> tuple[str, int]:
-        """Be the first of several processes; returns where the others find it."""
+    def ip(self) -> str:
+        return node_ip()
+
+    def meet(self, *ips: str) -> Any:
+        """Be the first of several processes, which are at `ips`; returns where the others find it."""
         from harness.training import ranks
 
-        return ranks.meet(node_ip())
+        return ranks.meet(ips)
 
-    def follow(self, met: tuple[str, int], rank: int, world: int, folder: Any, run: Any, number: int) -> Ended:
-        """Be another process of the attempt whose first one is found at `met`."""
-        attempt.unpacked(run)
+    def follow(
+        self, met: Any, rank: int, world: int, worker: str, config: dict[str, Any], folder: Any, run: Any, number: int
+    ) -> Ended:
+        """Be another process of the attempt whose first one is found at `met`: `follow` of the worker's module. All
+        that it runs, and on what, comes with this call."""
         from harness.errors import Diverged, Lost
-        from harness.training import ranks
 
         try:
-            ranks.follow(met, rank, world, node_ip())
+            options = attempt.unpacked(run)
+            from harness.training import ranks
+
+            task = importlib.import_module(worker.partition(":")[0]).follow
+            ranks.follow(met, rank, world, node_ip(), task, config, options, patience_s=options["patience_s"])
         except (Lost, Diverged):
             return Ended("interrupted", "the first process tells why")
         except Exception as e:
@@ -204,10 +212,9 @@ class RayPool:
         group = util.placement_group([{"CPU": one.cpus, **({"GPU": one.gpus} if one.gpus else {})}] * n, "PACK")
         place = util.scheduling_strategies.PlacementGroupSchedulingStrategy
         actors = [self._actor(one, scheduling_strategy=place(group, placement_group_bundle_index=i)) for i in range(n)]
-        met = actors[0].meet.remote()
-        *_, folder, run, number = call
-        mates = {a.follow.remote(met, rank, n, folder, run, number): a for rank, a in enumerate(actors) if rank}
-        return _Running(actors[0], share, call[0], folder, actors[0].run.remote(*call, met), mates, group)
+        met = actors[0].meet.remote(*(a.ip.remote() for a in actors))
+        mates = {a.follow.remote(met, rank, n, *call[1:]): a for rank, a in enumerate(actors) if rank}
+        return _Running(actors[0], share, call[0], call[3], actors[0].run.remote(*call, met), mates, group)
 
     def _actor(self, share: Share, **options: Any) -> Any:
         cls = self._ray.remote(max_restarts=0, max_task_retries=0)(_Worker)

@@ -21,8 +21,7 @@ from pathlib import Path
 from harness import process, proxies
 from harness.disk import ROOT
 from harness.errors import UserError
-from harness.tracking import gate, views
-from harness.tracking.mirror import default_uri
+from harness.tracking import gate, sqlite, views
 
 START_S = 90.0
 
@@ -37,6 +36,8 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
     db = results.absolute() / "mlflow.db"
     if not db.exists():
         raise UserError(f"{db}: not there; run a matrix first, or `sync` to build it from the results")
+    uri = sqlite.default_uri(results)
+    sqlite.check(db)
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: must be from 0 to {2**16 - 1}")
     with socket.socket() as probe:
@@ -53,10 +54,10 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
     if key:
         command = [sys.executable, "-m", "uvicorn", "--factory", "harness.tracking.gate:app", *there]
         command += ["--no-access-log", "--app-dir", str(ROOT)]  # a log would hold the key
-        lean[gate.ORDER] = gate.order(key, default_uri(results), artifacts)
+        lean[gate.ORDER] = gate.order(key, uri, artifacts)
     else:
         command = [sys.executable, "-m", "mlflow", "server", *there, "--no-serve-artifacts"]
-        command += ["--backend-store-uri", default_uri(results), "--default-artifact-root", artifacts]
+        command += ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
     base = f"http://{host}:{port}"
     try:
         log = (results / "mlflow-server.log").open("w")

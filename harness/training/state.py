@@ -41,6 +41,19 @@ class Stats:
             self.places.setdefault(name, []).extend(places)
         return joined
 
+    def mark(self) -> dict[str, int]:
+        """How many values there are of each name, for `back`."""
+        return {name: len(values) for name, values in self.values.items()}
+
+    def back(self, mark: dict[str, int]) -> None:
+        """Forget what was added since `mark`."""
+        for held in (self.values, self.places):
+            for name in list(held):
+                if name in mark:
+                    del held[name][mark[name] :]
+                else:
+                    del held[name]
+
     def stacked(self) -> dict[str, Tensor]:
         return {name: torch.stack(v) for name, v in self.values.items()}
 

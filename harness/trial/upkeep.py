@@ -45,9 +45,10 @@ class Upkeep:
         live: Any,
         checkpoint_s: float,
         resumed: dict[str, Any] | None,
+        world: list[int] | None = None,
     ) -> None:
         self.trial, self.data, self.folder, self.journal, self.live = trial, data, folder, journal, live
-        self.checkpoint_s = checkpoint_s
+        self.checkpoint_s, self.world = checkpoint_s, world
         self.seen = resumed["nimg"] if resumed else -1  # nimg of the last call
         self.watch = scoring.Watch(trial, data, folder, resumed)
         self.train_s = resumed["train_s"] if resumed else 0.0
@@ -170,6 +171,7 @@ class Upkeep:
             "fingerprint": self.data.fingerprint,
             "train_s": self.train_s,
             "complete": complete,
+            "world": self.world,
             "best": self.watch.best,
             "scored_by": scoring.scored_by(self.trial),
             "config": to_plain(self.trial),

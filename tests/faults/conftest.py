@@ -56,11 +56,13 @@ def ground() -> Iterator[Ground]:
 
 @pytest.fixture
 def settle(calm: Calm) -> Callable[..., Said]:
-    """Give the same command again and hold the outcome against the undisturbed run."""
+    """Give the same command again and hold the outcome against the undisturbed run, or the numbers of another one."""
 
-    def again(ground: Ground, name: str, tried: int, *words: str, store: Path | None = None) -> Said:
+    def again(
+        ground: Ground, name: str, tried: int, *words: str, store: Path | None = None, than: Numbers | None = None
+    ) -> Said:
         said = ground.run(*words)
-        harm = ground.harm(calm.numbers, store)
+        harm = ground.harm(than or calm.numbers, store)
         row = LEDGER.setdefault(name, [0] * 5)
         LEDGER[name] = [a + b for a, b in zip(row, (tried, *harm), strict=True)]
         assert said.code == 0, said

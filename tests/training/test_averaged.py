@@ -101,7 +101,7 @@ def test_every_door_shows_the_averaged_weights_with_their_own_statistics(
     monkeypatch.setattr(gallery, "note_attention", lambda *_: None)
     monkeypatch.setattr(gallery, "draw", lambda *_: {})
     data, state, hooks = networks(trial)
-    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None)
+    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None, [1])
     wanted = {}
 
     def watched(state):
@@ -151,7 +151,7 @@ def test_curves_and_the_final_score_are_of_one_generator(backbone, weights, tmp_
     """Grid, DI of snapshots, pictures and records: all of the G that `eval.weights` names."""
     trial = averaging(backbone, weights)
     data, state = stepped(trial)
-    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None)
+    keep = upkeep.Upkeep(trial, data, tmp_path, journal, Live(), 1e9, None, [1])
     shown, told = [], []
     fakes = keep._fakes
     monkeypatch.setattr(keep, "_fakes", lambda g, *rest: shown.append(g) or fakes(g, *rest))

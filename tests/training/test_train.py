@@ -191,6 +191,7 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     from harness.experiment.schema import plain
     from harness.experiment.spec import Resources, Run
     from harness.store import checkpoint
+    from harness.store.folder import results
 
     class Control:
         def stop(self):
@@ -199,16 +200,17 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
         def report(self, progress):
             pass
 
-    trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032, "pl_weight": 0.0}, eval={"num_fakes": 64})
+    trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032}, eval={"num_fakes": 64})
     weights = []
     joined = []
-    monkeypatch.setattr(trials, "team", lambda world, *args: joined.append(world) or ranks.team(world, *args))
+    monkeypatch.setattr(trials, "team", lambda world, *a, **k: joined.append(world) or ranks.team(world, *a, **k))
     for world in (1, 2):
         run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
         folder = tmp_path / str(world)
         assert trials.run(to_plain(trial), folder, run_options, Control()) == "done"
         saved = checkpoint.load_latest(folder / "checkpoints")
-        weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
+        assert [r["world"] for r in results(folder)] == [[world]]
+        weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("places/")})
     assert joined == [1, 2]
     assert_equal(*weights)
 
@@ -268,6 +270,13 @@ def test_scales_are_part_of_a_checkpoint_of_float16_alone():
     assert kept[32]["scale/g/scale"] > 2**12 and whole["scale/g/scale"] > kept[32]["scale/g/scale"]
     assert_equal(grown(kept[32])[0], whole)
     assert not [k for k in run(tiny.trial(train={"total_kimg": 0.008})).tensors() if k.startswith("scale/")]
+
+
+def test_a_trial_knows_how_many_processes_trained_it():
+    assert trials.worlds(None, 2) == [2]
+    assert trials.worlds({"world": [2], "complete": False}, 1) == [1, 2], "another number went on with it"
+    assert trials.worlds({"world": [2], "complete": True}, 1) == [2], "scored alone"
+    assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
