@@ -6,8 +6,7 @@ import json
 import pytest
 import torch
 
-from harness.evaluation import evaluate, measures, statistics
-from harness.evaluation.evidence import Setting, record
+from harness.evaluation import evaluate, statistics
 from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_to_plain, to_plain
 from harness.pictures import gallery
