@@ -82,7 +82,7 @@ class Store:
             listed = self._fs.find(f"{self._root}/{under}", detail=True)
             found = {full[len(self._root) + 1 :]: _version(info) for full, info in listed.items()}
         for path in sure:
-            if path not in found and (version := self.version(path)) is not None:
+            if (version := self.version(path)) is not None:
                 found[path] = version
         return found
 
@@ -225,7 +225,9 @@ def _here(path: Path) -> list[int]:
 
 
 def _version(info: dict[str, Any]) -> list[Any]:
-    version = [info.get(k) for k in ("size", "ETag", "etag", "mtime", "LastModified", "updated")]
+    """Of a file, from a listing or of its own: the tag of its content, else what else tells."""
+    tag = info.get("ETag") or info.get("etag")
+    version = [info.get("size"), tag] if tag else [info.get(k) for k in ("size", "mtime", "LastModified", "updated")]
     plain: list[Any] = json.loads(json.dumps(version, default=str))
     return plain
 
