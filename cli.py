@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        from harness.errors import redact
+
+        self.exit(2, f"{self.prog}: {redact(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 class Verb(NamedTuple):
@@ -108,7 +110,7 @@ def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console
     from harness.experiment import files
-    from harness.orchestration import finished
+    from harness.orchestration import cluster, finished
     from harness.store import remote
 
     _use_inception_weights(args)
@@ -118,6 +120,8 @@ def matrix(args: argparse.Namespace) -> int:
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
+    if args.ray_address and not args.local:
+        cluster.reach(args.ray_address)  # before torch is loaded and anything is read
     with _loading():
         from harness.orchestration import matrix, recognise
         from harness.store.folder import RESULT, answer
@@ -438,9 +442,11 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     from harness.experiment.matrix import entries
     from harness.orchestration import recognise
     from harness.store import remote
+    from harness.store.folder import RESULT
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
-    remote.catch_up(args.results, [e.id for e in entries(found.experiment)], console.say)
+    absent = [e.id for e in entries(found.experiment) if not (args.results / "trials" / e.id / RESULT).exists()]
+    remote.catch_up(args.results, absent)
     for line in found.notes:
         console.say(line)
     return found.experiment, found.absent

@@ -19,7 +19,7 @@ from harness.experiment.spec import Run
 from harness.orchestration import shared
 from harness.orchestration.schedule import Ended
 from harness.store import lease, remote
-from harness.store.folder import bump, owner, take
+from harness.store.folder import Fenced, bump, owner, scorings, take
 from harness.trial.live import Pulse
 
 DRIVER = "driver"  # in a run's options on their way to a worker: what else it hears
@@ -106,7 +106,7 @@ def begin(folder: Path) -> int:
         return bump(folder)
     lease.check()
     least = (owner(folder) or 0) + 1
-    return take(folder, remote.insist(lambda: remote.claim(folder.name, least)))
+    return take(folder, remote.claim(folder.name, least))
 
 
 def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int) -> str:
@@ -116,6 +116,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
         home = Path(scratch, folder.name)
         home.mkdir()
         store = remote.insist(lambda: remote.begin(folder.name, home))
+        began = {path.name: path.read_bytes() for path in scorings(home)}
 
         def ours() -> bool:
             now = store.read(f"{under}/attempt")
@@ -127,6 +128,10 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
         def send() -> None:
             if ours():
                 store.push(home, under, ours)
+                return
+            for path in scorings(home):  # what a scoring found is nobody else's, whose trial it may be now
+                if path.read_bytes() != began.get(path.name):
+                    remote.give(store, path, under)
 
         with remote.again_and_again(send):
             try:
@@ -141,7 +146,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
 
 def failure(e: Exception, folder: Path, number: int) -> Ended:
     """What the exception `e` makes of attempt `number`; its traceback goes into the folder."""
-    if owner(folder) not in (None, number):
+    if isinstance(e, Fenced) or owner(folder) not in (None, number):
         return Ended("interrupted", "another driver took this trial over")
     text = one_line(redact(f"{type(e).__name__}: {e}"), 500)
     if isinstance(e, Lost):

@@ -71,10 +71,11 @@ class _Worker:
         """Be another process of the attempt whose first one is found at `met`: `follow` of the worker's module. All
         that it runs, and on what, comes with this call."""
         from harness.errors import Diverged, Lost
-        from harness.training import ranks
 
         try:
             options = attempt.unpacked(run)
+            from harness.training import ranks
+
             task = importlib.import_module(worker.partition(":")[0]).follow
             ranks.follow(met, rank, world, node_ip(), task, config, options, patience_s=options["patience_s"])
         except (Lost, Diverged):

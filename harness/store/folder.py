@@ -95,9 +95,14 @@ def stored(folder: Path, trial: Trial) -> dict[str, Any]:
     return finished(folder, trial) or read_json(folder / RESULT)
 
 
+def scorings(folder: Path) -> list[Path]:
+    """The files of the results that have a scoring's name."""
+    return sorted(folder.glob("result-*.json"))
+
+
 def results(folder: Path) -> list[dict[str, Any]]:
     """Every result in the folder, the last one first."""
-    found = [read_json(path) for path in (folder / RESULT, *sorted(folder.glob("result-*.json")))]
+    found = [read_json(path) for path in (folder / RESULT, *scorings(folder))]
     return [result for n, result in enumerate(found) if result and result not in found[:n]]
 
 

@@ -53,7 +53,7 @@ def drive(
 def check() -> None:
     """Raise Busy where another driver has taken over what this process drives at a URL."""
     for lease in _held:
-        remote.insist(lease.look)
+        remote.reach(lease.look)
         lease.check()
 
 
@@ -105,18 +105,18 @@ class _Lease:
         """Hold the experiment, or raise Busy."""
         who = lock.driver(self._folder) or f"a process on {socket.gethostname()}"
         self._mine |= {"who": who, "home": _home(self._folder)}
-        number = remote.insist(self.last)
+        number = remote.reach(self.last)
         while True:
             if number:
                 self._wait(number, say)
-            if remote.insist(lambda: self._store.create(self._path(number + 1), self._text())):  # noqa: B023 - at once
+            if remote.reach(lambda: self._store.create(self._path(number + 1), self._text())):  # noqa: B023 - at once
                 self._number = number + 1
                 return
             number += 1  # another came first
 
     def _wait(self, number: int, say: Callable[[str], None]) -> None:
         """Until lease `number` is free, or Busy. Only time in which the store answers counts."""
-        first = remote.insist(lambda: self.read(number))
+        first = remote.reach(lambda: self.read(number))
         if first.get("released") or first.get("home") == self._mine["home"]:  # whose lock we hold: that one is dead
             return
         who = first.get("who", "unknown")

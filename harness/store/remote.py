@@ -12,18 +12,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from harness.disk import cache_folder
+from harness.disk import cache_folder, read_json
 from harness.errors import UserError, redact
 from harness.store.bucket import FILES, POINTERS, Store, digest
 
 EVERY_S = 1.0
 TRIES, PAUSE_S = 6, 2.0  # for what must arrive: the end of an attempt; the pause doubles
-LATE_S = 60.0  # a listing that lacks for longer what is there by name is broken
+RUNNING = (".safetensors", "/attempt")  # what a driver leaves at the URL while trials run: it counts attempts itself
 T = TypeVar("T")
 
 _url: str | None = None
@@ -58,6 +59,15 @@ def _named(store: Store, trial: str) -> list[str]:
     return [f"trials/{trial}/{name}" for name in sorted(names)]
 
 
+def give(store: Store, path: Path, under: str) -> None:
+    """Send a scoring's result, with its pictures, to a trial that another attempt owns; none whose networks are not
+    there any more, because they were put away."""
+    result = read_json(path)
+    if store.version(f"{under}/checkpoints/{result.get('networks')}") is not None:
+        for name in (*result.get("figures", {}).values(), path.name):
+            store.put(path.parent / name, f"{under}/{name}")
+
+
 # ── the driver ───────────────────────────────────────────────────────────────
 
 
@@ -83,38 +93,31 @@ def _place(url: str) -> str:
 
 def refresh(front: Path, leave: tuple[str, ...] = (".safetensors",)) -> None:
     """Bring the folder in front of the URL up to date."""
-    try:
-        insist(lambda: Store(str(_url), front / ".seen.json").pull("trials", front / "trials", leave))
-    except Exception as e:  # whatever fsspec's backends raise
-        raise UserError(f"--results {_url}: {type(e).__name__}: {e}") from None
+    reach(lambda: Store(str(_url), front / ".seen.json").pull("trials", front / "trials", leave))
 
 
-def catch_up(front: Path, trials: Iterable[str], say: Callable[[str], None]) -> None:
-    """Wait for a listing that is late: until the folder in front of the URL has every result of `trials` that is there
-    by name."""
+def catch_up(front: Path, trials: Iterable[str]) -> None:
+    """Bring into the folder in front of the URL, if there is one, those of `trials` that have a result: a listing may
+    be late, and knows nothing then of what is new, or has another content."""
     if _url is None:
         return
-    store, told, deadline = Store(_url), False, time.monotonic() + LATE_S
-    lacking = [id for id in trials if not (front / "trials" / id / "result.json").exists()]
-    while lacking := [id for id in lacking if store.version(f"trials/{id}/result.json") is not None]:
-        if time.monotonic() > deadline:
-            raise UserError(f"--results {_url}: lists no trials/{lacking[0]}/result.json, which is there; try later")
-        if not told:
-            say(f"{len(lacking)} results are there, but not listed yet: waiting for them")
-            told = True
-        time.sleep(EVERY_S)
-        refresh(front)
-        lacking = [id for id in lacking if not (front / "trials" / id / "result.json").exists()]
+    store, ids = Store(_url, front / ".seen.json"), list(trials)
+    with ThreadPoolExecutor(8) as pool:
+        there = list(pool.map(lambda id: reach(partial(store.version, f"trials/{id}/result.json")), ids))
+    for id, version in zip(ids, there, strict=True):
+        path = f"trials/{id}/result.json"
+        if version is not None and not (store.seen.get(path) == version and (front / path).exists()):
+            reach(partial(_bring, store, id, front))
+
+
+def _bring(store: Store, trial: str, front: Path) -> None:
+    store.pull(f"trials/{trial}", front / "trials" / trial, RUNNING, _named(store, trial))
 
 
 def check_writable() -> None:
     """Raise UserError where results go to a URL at which nothing can be written."""
-    if _url is None:
-        return
-    try:
-        insist(Store(_url).probe, tries=3)
-    except Exception as e:  # whatever fsspec's backends raise
-        raise UserError(f"--results {_url}: can't be written ({type(e).__name__}: {e}); give another") from None
+    if _url is not None:
+        reach(Store(_url).probe, "can't be written", tries=3)
 
 
 @contextmanager
@@ -126,7 +129,7 @@ def refreshed(front: Path) -> Iterator[None]:
     store = Store(_url, front / ".seen.json")
 
     def pull() -> None:
-        store.pull("trials", front / "trials", leave=(".safetensors", "/attempt"))  # this driver counts attempts
+        store.pull("trials", front / "trials", RUNNING)
 
     with again_and_again(pull):
         yield
@@ -135,11 +138,15 @@ def refreshed(front: Path) -> Iterator[None]:
 def claim(trial: str, least: int) -> int:
     """Number an attempt at the trial at the URL, from `least` on, as no other driver ever numbers one."""
     store, under, mine = Store(str(_url)), f"trials/{trial}", uuid.uuid4().hex.encode()
-    number = max(least, int(store.read(f"{under}/attempt") or 0) + 1)
-    while not store.create(f"{under}/.attempts/{number}", mine):
-        number += 1
-    store.write(f"{under}/attempt", str(number).encode())
-    return number
+
+    def number() -> int:
+        number = max(least, int(store.read(f"{under}/attempt") or 0) + 1)
+        while not store.create(f"{under}/.attempts/{number}", mine):
+            number += 1
+        store.write(f"{under}/attempt", str(number).encode())
+        return number
+
+    return reach(number)
 
 
 def publish(path: Path, to: str) -> None:
@@ -150,15 +157,12 @@ def publish(path: Path, to: str) -> None:
     for p in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         if not p.name.startswith("."):
             name = to if p == path else f"{to}/{p.relative_to(path).as_posix()}"
-            try:
-                insist(partial(store.put, p, name))
-            except Exception as e:  # whatever fsspec's backends raise
-                raise UserError(f"--results: {name} did not arrive: {type(e).__name__}: {e}") from None
+            reach(partial(store.put, p, name), f"{name} did not arrive")
 
 
 def is_free(under: str) -> bool:
     """Whether nothing lies below `under` at the URL, if there is one."""
-    return _url is None or Store(_url).is_free(under)
+    return _url is None or reach(partial(Store(_url).is_free, under))
 
 
 def supersede(trial: str, to: str) -> None:
@@ -166,11 +170,12 @@ def supersede(trial: str, to: str) -> None:
     it there would be a moment in which a worker that was given up may write."""
     if _url is None:
         return
-    try:
-        store = Store(_url)
+    store = Store(_url)
+
+    def move() -> None:
         store.move(f"trials/{trial}", to, stays=("attempt", ".attempts"), sure=_named(store, trial))
-    except Exception as e:  # whatever fsspec's backends raise
-        raise UserError(f"--results: trials/{trial} could not be moved to {to}: {type(e).__name__}: {e}") from None
+
+    reach(move, f"trials/{trial} could not be moved to {to}", tries=1)  # to where nothing may be yet
 
 
 @contextmanager
@@ -191,6 +196,14 @@ def again_and_again(act: Callable[[], None]) -> Iterator[None]:
         done.set()
         thread.join()
         insist(act)
+
+
+def reach(act: Callable[[], T], failed: str = "gives no answer", tries: int = TRIES) -> T:
+    """`insist` for a driver: UserError, which says what `failed`, where nothing helps."""
+    try:
+        return insist(act, tries)
+    except Exception as e:  # whatever a network and fsspec's backends raise
+        raise UserError(f"--results {_url}: {failed} ({type(e).__name__}: {e}); try later, or give another") from None
 
 
 def insist(act: Callable[[], T], tries: int = TRIES) -> T:

@@ -40,7 +40,7 @@ class Order:
     def __init__(self, rank: int, world: int, parts: int, networks: dict[str, nn.Module], *also: Tensor) -> None:
         self.rank, self.world, self.parts, self._also = rank, world, parts, also
         modules = [(f"{name}.{path}", m) for name, network in networks.items() for path, m in network.named_modules()]
-        self._norms = [m for _, m in modules if _keeps_moments(m)]
+        self._norms = [m for network in networks.values() for m in backbones.moments(network)]
         self._iterates = [m for _, m in modules if _iterates(m)]
         held = [(path, m, own) for path, m in modules for own, b in m._buffers.items() if b is not None]
         self._buffers = {f"{path}.{own}": (m, own) for path, m, own in held}
@@ -220,11 +220,6 @@ class _Noted:
 
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
-
-
-def _keeps_moments(module: nn.Module) -> bool:
-    """torch's norms, and every layer that offers what those offer."""
-    return hasattr(module, "reset_running_stats") and bool(getattr(module, "track_running_stats", True))
 
 
 def _iterates(module: nn.Module) -> bool:

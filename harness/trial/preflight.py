@@ -28,6 +28,8 @@ def preflight(
     seen, noted = set(), set()
     lines: dict[str, None] = {}
     for trial in trials:
+        if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
+            raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
         key = repr(trial.dataset)
         if unseen is not None and not _is_here(trial):
             if (shape := unseen(trial)) is not None:
@@ -45,8 +47,6 @@ def preflight(
                 f"{place}: conditional: true, but the images of {trial.dataset.name} have no labels{why}; "
                 "set conditional: false or use labelled data"
             )
-        if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
-            raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
         distinct = repr((trial.dataset, trial.backbone, trial.conditional, trial.variants, trial.eval))
         if distinct in seen:
             continue

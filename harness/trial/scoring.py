@@ -6,7 +6,7 @@ What another scoring of the same networks measured in the same way, by the same 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,9 +77,9 @@ class Watch:
                 path.unlink()
 
 
-def scored_by(trial: Trial) -> dict[str, int]:
-    """The EPOCHs of the code that scores `trial`."""
-    return dict(trial.scoring["epochs"])
+def scored_by(trial: Trial) -> dict[str, Any]:
+    """The EPOCHs of the code that scores `trial`, and the images that distances take where these are not its own."""
+    return {**trial.scoring["epochs"], **{k: v for k, v in trial.scoring.items() if k == "reals"}}
 
 
 def chosen(
@@ -98,7 +98,8 @@ def chosen(
 
 def kept(trial: Trial, folder: Path) -> Kept:
     """What other scorings of the trial in `folder` measured by the code that is here."""
-    found = [(result, about) for result in results(folder) for about in (result, result.get("best") or {})]
+    alike = [r for r in results(folder) if _pass(r.get("scoring", {})) == _pass(trial.scoring)]
+    found = [(result, about) for result in alike for about in (result, result.get("best") or {})]
 
     def of(networks: str, asked: Mapping[str, Plugin]) -> dict[str, dict[str, Record]]:
         known: dict[str, dict[str, Record]] = {}
@@ -113,6 +114,11 @@ def kept(trial: Trial, folder: Path) -> Kept:
         return known
 
     return of
+
+
+def _pass(scored: Mapping[str, Any]) -> list[int | None]:
+    """The EPOCHs of what all metrics of a scoring share: the pass, and the averaged networks' own statistics."""
+    return [scored.get("epochs", {}).get(name) for name in ("scoring", "statistics")]
 
 
 def nothing(networks: str, asked: Mapping[str, Plugin]) -> dict[str, dict[str, Record]]:
@@ -193,6 +199,11 @@ def _score(
         seed=trial.seed, conditional=trial.conditional, device=next(g.parameters()).device,
         cache=cache_folder(), weights_used=weights, progress=progress,
     ) if missing else {}  # fmt: skip
-    for name, record in made.items():
-        known.setdefault(record["measure"], {})[name] = record
-    return {name: record for measure in asked for name, record in known.get(measure, {}).items()}
+    return _in_order(asked, [*known.values(), made])
+
+
+def _in_order(asked: Iterable[str], groups: Iterable[dict[str, Record]]) -> dict[str, Record]:
+    """All records, by the place that their measures have in `asked`."""
+    place = {measure: n for n, measure in enumerate(asked)}
+    found = [pair for group in groups for pair in group.items()]
+    return dict(sorted(found, key=lambda pair: place.get(pair[1].get("measure", ""), len(place))))

@@ -45,7 +45,7 @@ class Upkeep:
         live: Any,
         checkpoint_s: float,
         resumed: dict[str, Any] | None,
-        world: list[int] | None,
+        world: list[int] | None = None,
     ) -> None:
         self.trial, self.data, self.folder, self.journal, self.live = trial, data, folder, journal, live
         self.checkpoint_s, self.world = checkpoint_s, world

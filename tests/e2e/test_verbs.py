@@ -8,8 +8,11 @@ import os
 import pty
 import signal
 import socket
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import psutil
 import pytest
@@ -81,6 +84,17 @@ def test_plan_fetches_nothing_and_needs_no_images(tiny, tmp_path, capsys, monkey
     too_small = ["--set", "dataset={name: image_zip, path: gone.zip, resolution: 16}"]
     assert cli.main(["plan", "tiny.yaml", *too_small]) == 2
     assert "resolution: 16" in capsys.readouterr().err, "what is known without them is held against the networks"
+
+
+def test_a_cluster_that_is_not_there_is_told_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys, cli\n"
+        "code = cli.main(['matrix', 'smoke', '--ray-address', 'nohost', '--results', sys.argv[1]])\n"
+        "assert code == 2 and 'torch' not in sys.modules and 'ray' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(cli.__file__).parent, check=True, capture_output=True
+    )
 
 
 def test_a_cluster_that_is_not_there_is_told_before_all_that_takes_long(tiny, tmp_path, capsys, monkeypatch):
@@ -166,9 +180,15 @@ def gone(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_save_and_stop_however_often_they_come(tiny, tmp_path, number):
-    words = ("matrix", tiny, "--local", "--set", "train.total_kimg=100", "--set", "run.checkpoint_s=1000")
+@pytest.mark.parametrize(
+    ("number", "sets"),
+    [(signal.SIGTERM, ()), (signal.SIGHUP, ()), (signal.SIGHUP, ("train.batch_gpu=4", "run.resources.processes=2"))],
+    ids=["SIGTERM", "SIGHUP", "SIGHUP, two processes"],
+)
+def test_signals_save_and_stop_however_often_they_come(tiny, tmp_path, number, sets):
+    words = ["matrix", tiny, "--local"]
+    for word in ("train.total_kimg=100", "run.checkpoint_s=1000", *sets):
+        words += ["--set", word]
     process = start(*words, cwd=tmp_path)
     until(lambda: list(tmp_path.glob("results/trials/*/samples/*.png")))
     for _ in range(3):  # a shell tells of a hangup, and then so does the system
@@ -189,8 +209,6 @@ def test_a_terminal_that_goes_away_saves_and_stops(tiny, tmp_path):
         os.login_tty(theirs) if hasattr(os, "login_tty") else (os.setsid(), [os.dup2(theirs, n) for n in range(3)])
         os.chdir(tmp_path)
         os.environ |= {"OMP_NUM_THREADS": "1", "NASHBOARD_CACHE": str(tmp_path / "cache")}
-        import sys
-
         os.execv(sys.executable, [sys.executable, cli.__file__, *map(str, words)])
     os.close(theirs)
     os.set_blocking(ours, False)

@@ -157,9 +157,11 @@ def in_scratch(tmp_path, monkeypatch, meanwhile):
         until(lambda: (home / "attempt").read_text() != str(number), 5)
         fence(home, number)
 
-    with pytest.raises(Fenced):
-        attempt._in_scratch(work, {}, folder, {}, attempt.Control(), attempt.begin(folder))
-    return folder
+    number = attempt.begin(folder)
+    with pytest.raises(Fenced) as e:
+        attempt._in_scratch(work, {}, folder, {}, attempt.Control(), number)
+    assert attempt.failure(e.value, folder, number).word == "interrupted"
+    assert not (folder / "traceback.txt").exists()
 
 
 def test_a_worker_that_was_given_up_sends_nothing_through_a_retrain_however_it_ends(tmp_path, monkeypatch):
@@ -191,6 +193,57 @@ def test_a_worker_that_was_given_up_sends_nothing_through_a_retrain_however_it_e
 def test_a_worker_whose_trial_is_gone_from_the_url_sends_nothing(tmp_path, monkeypatch):
     in_scratch(tmp_path, monkeypatch, lambda folder: (tmp_path / "store/trials/a").rename(tmp_path / "gone"))
     assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("put_away", [False, True])
+def test_a_scoring_of_which_another_attempt_took_the_trial_arrives_unless_its_networks_were_put_away(
+    tmp_path, monkeypatch, put_away
+):
+    """Two drivers score the trial; the other began later and has ended already. What it left is not written over."""
+    monkeypatch.setattr(remote, "EVERY_S", 0.02)
+    monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
+    folder, there = tmp_path / "front/trials/a", tmp_path / "store/trials/a"
+    folder.mkdir(parents=True)
+    train(there, 1)
+    (there / "result-old.json").write_text('{"networks": "001.x.safetensors"}')
+    finish(there)
+
+    def work(config, home, run, control, number):
+        if put_away:
+            changed.supersede(tmp_path / "front", "a")
+            there.mkdir(exist_ok=True)
+        else:
+            attempt.begin(folder)
+            (there / "result-old.json").write_text("scored again")
+            (there / "result.json").write_text('{"status": "the other"}')
+        until(lambda: (home / "attempt").read_text() != str(number), 5)
+        (home / "figures").mkdir()
+        (home / "figures" / "a.png").write_text("drawn")
+        ours = {"networks": "001.x.safetensors", "figures": {"a": "figures/a.png"}}
+        for name in ("result-ours.json", "result.json"):
+            (home / name).write_text(json.dumps(ours))
+        return "done"
+
+    assert attempt._in_scratch(work, {}, folder, {}, attempt.Control(), attempt.begin(folder)) == "done"
+    left = {p.name for p in there.rglob("*") if p.is_file()}
+    assert ({"result-ours.json", "a.png"} <= left) == (not put_away) and ("result-old.json" in left) == (not put_away)
+    if not put_away:
+        assert (there / "result-old.json").read_text() == "scored again"
+        assert (there / "result.json").read_text() == '{"status": "the other"}'
+
+
+def test_what_was_only_brought_is_not_sent_back(tmp_path):
+    """It may be older by now than what is there: another attempt's result of a scoring."""
+    one, store = tmp_path / "one", Store(f"file://{tmp_path}/store")
+    for name in ("result-a.json", "result-b.json"):
+        store.write(f"trials/a/{name}", b"old")
+    store.pull("trials/a", one)
+    store.write("trials/a/result-a.json", b"new")
+    train(one, 1)
+    (one / "result-b.json").write_text("ours")
+    store.push(one, "trials/a")
+    there = tmp_path / "store/trials/a"
+    assert [(there / f"result-{x}.json").read_text() for x in "ab"] == ["new", "ours"]
 
 
 @pytest.mark.parametrize("after", range(12))
@@ -248,33 +301,26 @@ def test_a_folder_in_front_forgets_what_is_gone_from_the_url_but_not_what_a_list
 
 def test_what_a_listing_lacks_is_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
-    monkeypatch.setattr(remote, "EVERY_S", 0.01)
     home, front = tmp_path / "home", tmp_path / "front"
     train(home, 1)
     finish(home)
     remote.Store(str(remote.url())).push(home, "trials/a")
-    find, lists = LocalFileSystem.find, []
-
-    def late(self, *words, **more):
-        lists.append(words)
-        return find(self, *words, **more) if len(lists) > 3 else {}
-
-    monkeypatch.setattr(LocalFileSystem, "find", late)
+    find = LocalFileSystem.find
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: {})
     (tmp_path / "next").mkdir()
     remote.begin("a", tmp_path / "next")
     sound(tmp_path / "next")
     assert (tmp_path / "next/checkpoints/001.x.safetensors").exists()
     front.mkdir()
-    said: list[str] = []
-    remote.catch_up(front, ["a", "b"], said.append)
-    assert (front / "trials/a/result.json").exists() and said == [
-        "1 results are there, but not listed yet: waiting for them"
-    ]
-    monkeypatch.setattr(remote, "LATE_S", 0.05)
-    lists.clear()
-    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: {})
-    with pytest.raises(UserError, match="lists no trials/a/result.json, which is there"):
-        remote.catch_up(tmp_path / "another", ["a"], said.append)
+    remote.catch_up(front, ["a", "b"])
+    assert (front / "trials/a/events.jsonl").read_bytes() == (home / "events.jsonl").read_bytes()
+    assert (front / "trials/a/result.json").exists() and not list(front.rglob("*.safetensors"))
+    (home / "result.json").write_text('{"status": "done", "scored": "again"}')
+    stale = find(LocalFileSystem(), f"{tmp_path}/store/trials", detail=True)
+    remote.Store(str(remote.url())).push(home, "trials/a")
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: stale)  # as it was before
+    remote.catch_up(front, ["a"])
+    assert (front / "trials/a/result.json").read_bytes() == (home / "result.json").read_bytes()
 
 
 def test_the_driver_numbers_attempts_at_the_url_too(tmp_path, monkeypatch):
