@@ -179,11 +179,14 @@ def gone(processes):
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
 
+TWO = ("train.batch_gpu=4", "run.resources.processes=2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "sets"),
-    [(signal.SIGTERM, ()), (signal.SIGHUP, ()), (signal.SIGHUP, ("train.batch_gpu=4", "run.resources.processes=2"))],
-    ids=["SIGTERM", "SIGHUP", "SIGHUP, two processes"],
+    [(signal.SIGTERM, ()), (signal.SIGHUP, ()), (signal.SIGHUP, TWO), (signal.SIGTERM, TWO)],
+    ids=["SIGTERM", "SIGHUP", "SIGHUP, two processes", "SIGTERM, two processes"],
 )
 def test_signals_save_and_stop_however_often_they_come(tiny, tmp_path, number, sets):
     words = ["matrix", tiny, "--local"]
