@@ -35,7 +35,7 @@ from harness.report.model import (
 from harness.report.names import Name
 from harness.report.statistics import Summary
 from harness.store import code
-from harness.store.folder import RESULT, answer
+from harness.store.folder import RESULT, answer, ended_badly
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -57,7 +57,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     record.check(result, own or folder / RESULT)
-    state = str(result.get("status")) if own else "scored otherwise"
+    state = str(result.get("status")) if own else ended_badly(folder, trial) or "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):

@@ -23,6 +23,7 @@ from harness.experiment.spec import Trial
 
 LIVELY = ("running", "scoring")  # states of a trial that goes on
 RESULT = "result.json"
+ENDED_BADLY = ("failed", "oom", "timeout", "hung")  # tried again only when asked
 
 
 class Fenced(Exception):
@@ -63,16 +64,22 @@ def read_state(folder: Path) -> dict[str, Any]:
     return read_json(folder / "state.json")
 
 
-def note_end(folder: Path, word: str, message: str | None) -> None:
-    """Put an end that the worker could not record itself into state.json."""
+def note_end(folder: Path, trial: Trial, word: str, message: str | None) -> None:
+    """Put an end that the worker could not record itself into state.json, and at what scoring it came."""
     state = read_state(folder)
-    if state.get("state") == word or (folder / RESULT).exists():
+    if state.get("state") in (word, "done", "diverged"):
         return
+    noted = {**state, "state": word, "message": message, "time": time.time(), "scoring": ids.digest(trial.scoring)}
     with contextlib.suppress(OSError):
-        write_atomic(
-            folder / "state.json",
-            json.dumps({**state, "state": word, "message": message, "time": time.time()}).encode(),
-        )
+        write_atomic(folder / "state.json", json.dumps(noted).encode())
+
+
+def ended_badly(folder: Path, trial: Trial) -> str | None:
+    """The word of an attempt that ended badly at the trial's training, or at scoring it as it asks: an end that came to
+    another scoring of what is trained says nothing of this one."""
+    state = read_state(folder)
+    own = state.get("scoring") in (None, ids.digest(trial.scoring)) or not (folder / RESULT).exists()
+    return state["state"] if own and state.get("state") in ENDED_BADLY else None
 
 
 def answer(folder: Path, trial: Trial) -> Path | None:

@@ -18,7 +18,7 @@ from harness.data.imageset import ImageSet
 from harness.disk import read_json, write_atomic
 from harness.errors import Diverged, UserError
 from harness.experiment import ids, loader
-from harness.experiment.parse import parse_trial, to_plain
+from harness.experiment.parse import parse_trial, scoring_of, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
@@ -106,7 +106,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         try:
             scored |= _scored(trial, folder, state, trained, data, heldout, live, known=own is None)
         except Diverged as e:
-            if any(result.get("status") == "done" for result in others):
+            if any(r.get("status") == "done" and scoring_of(r) == trial.scoring for r in others):
                 raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
             # A diverged run is a result with its nimg, never a number.
             scored |= {"status": "diverged", "reason": str(e), "diverged_in": "scoring"}
