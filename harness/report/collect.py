@@ -86,7 +86,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is not there yet."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:

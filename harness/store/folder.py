@@ -54,7 +54,7 @@ def fence(folder: Path, number: int) -> None:
 def owner(folder: Path) -> int | None:
     """The number of the attempt that may write into `folder`, if any was made."""
     try:
-        return int((folder / "attempt").read_text())
+        return int((folder / "attempt").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -80,7 +80,7 @@ def folder(text: str) -> Path:
     use(text.rstrip("/"))
     front = cache_folder() / "results" / _place(text.rstrip("/"))
     front.mkdir(parents=True, exist_ok=True)
-    (front / "url").write_text(redact(text))
+    (front / "url").write_text(redact(text), encoding="utf-8")
     refresh(front)
     return front
 
