@@ -129,6 +129,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "spoilt_lines": written.spoilt,  # of the journal, left out of the series
         "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
         "figures": {},
+        "snapshots_of": _snapshots_of(trained.meta),
         "scored_ms": time.time_ns() // 1_000_000,
         **scored,
     }
@@ -219,6 +220,12 @@ def _scored(
     drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
     figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
     return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
+
+
+def _snapshots_of(meta: Mapping[str, Any]) -> str | None:
+    """Which G the curves of snapshots show: that of the scoring under which it was trained. None: unknown."""
+    config = meta.get("config")
+    return used(config["eval"].get("weights", "auto"), config["train"].get("ema_kimg") is not None) if config else None
 
 
 def _there(figures: Mapping[str, str], folder: Path, under: str) -> bool:

@@ -143,6 +143,15 @@ def test_a_scoring_that_diverges_is_a_result_and_stands_in_nobodys_way(here, say
 
 
 @pytest.mark.slow
+def test_curves_of_another_g_than_is_scored_are_not_summed_up(here, say):
+    averaged = ("--set", "train.ema_kimg=0.01", "--set", "train.snapshot_kimg=0.008", "--set", "train.tick_kimg=0.008")
+    raw = (*averaged, "--set", "eval.weights=raw")
+    assert "over the last 2 snapshots" in say("matrix", "one", *averaged).lower()
+    assert "over the last" not in say("matrix", "one", *raw).lower(), "of the averaged G, which this one does not score"
+    assert "over the last 2 snapshots" in say("report", "one", *averaged).lower()
+
+
+@pytest.mark.slow
 def test_what_other_code_or_another_epoch_measured_is_not_taken(here, say, measured, monkeypatch):
     say("matrix", "both")
     with monkeypatch.context() as m:
