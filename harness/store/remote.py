@@ -160,6 +160,11 @@ def publish(path: Path, to: str) -> None:
             reach(partial(store.put, p, name), f"{name} did not arrive")
 
 
+def read(path: str) -> bytes | None:
+    """What lies at `path` at the URL; None where nothing does."""
+    return reach(partial(Store(_url or "").read, path))
+
+
 def is_free(under: str) -> bool:
     """Whether nothing lies below `under` at the URL, if there is one."""
     return _url is None or reach(partial(Store(_url).is_free, under))
