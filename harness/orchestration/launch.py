@@ -20,7 +20,7 @@ from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lease
-from harness.store.folder import ENDED_BADLY, LIVELY, ended_badly, note_end, read_state
+from harness.store.folder import ENDED_BADLY, LIVELY, ended_badly, forget_end, note_end, read_state
 from harness.store.folder import finished as of_disk
 
 WORKER = "harness.trial.run:run"
@@ -67,6 +67,8 @@ def launch(
         jobs = []
         for entry in entries:
             home = results.absolute() / "trials" / entry.id
+            if retry_failed:
+                forget_end(home, entry.trial)
             word = finished(entry) or (None if retry_failed else ended_badly(home, entry.trial))
             if word:
                 words[entry.id] = word

@@ -26,7 +26,7 @@ def table(experiment: Experiment, results: Path) -> Grid:
         told = _as_it_is(read_state(folder), bool(driver), elsewhere)
         now = {"state": result["status"], "nimg": result["nimg"]} if result else told
         if last and not result and now.get("state") not in LIVELY and not ended_badly(folder, e.trial):
-            now = {**now, "state": "scored otherwise", "message": None}
+            now = {**now, "state": "scored otherwise", "nimg": last.get("nimg"), "message": None}
         kimg = f"{_number(now, 'nimg') / 1000:.4g}/{e.trial.train.total_kimg:g}"
         rate = f"{_number(now, 'images_per_s'):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))

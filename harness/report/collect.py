@@ -67,7 +67,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
             scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, about, kind)
         else:
             not_finite.append(name)
-    other = code.other(folder, trial, result, accepted=False)
+    other = code.other(folder, trial, result if own else {}, accepted=False)
     return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite), other)
 
 

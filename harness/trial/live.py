@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from harness.disk import write_atomic
-from harness.experiment import ids
 from harness.experiment.spec import Trial
 from harness.store.folder import LIVELY, fence, owner
 
@@ -87,7 +86,6 @@ class Live:
         self.folder, self.control, self.attempt = folder, control, attempt
         self.now: dict[str, Any] = {
             "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {},
-            "scoring": ids.digest(trial.scoring),
         }  # fmt: skip
         self.pulse = Pulse(control)  # to be entered by whoever runs the trial
         self._written = 0.0

@@ -138,6 +138,8 @@ def test_a_scoring_that_diverges_is_a_result_and_stands_in_nobodys_way(here, say
     say("matrix", "one", *other, code=1)  # as ever: only when asked
     say("matrix", "one", "--set", "eval.num_fakes=12")
     assert scores(here, "one")["state"] == "done"
+    say("report", "one", *other)
+    assert scores(here, "one")["state"] == "failed", "whatever became of another scoring"
     say("matrix", "one", *other, "--retry-failed")
     assert scores(here, "one")["state"] == "done"
 
