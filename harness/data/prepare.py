@@ -18,9 +18,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from harness import process
+from harness.data import levels
 from harness.data.archive import ResumableZip, entry_name
 from harness.data.decode import Filter, centre_crop, decode, require_square, resize
 from harness.data.image_files import open_files
@@ -103,13 +106,16 @@ def prepare(
         "filter": make.filter or "none",
         "crop": recipe.crop,
     }
-    met = Counter[str]()
+    met, ranges, flat = Counter[str](), dict[str, tuple[int, int]](), 0
     with ResumableZip(out, {**record, "identity": opened.identity}) as archive:
-        items = islice(opened.read(archive.written), total - archive.written)
+        here = total - archive.written
+        items = islice(opened.read(archive.written), here)
         with closing(_pngs(items, make, workers or min(8, process.cores()))) as pngs:
-            for png, kinds in pngs:
-                archive.add(png)
-                met.update(kinds)
+            for made in pngs:
+                archive.add(made.png)
+                met.update(made.notes)
+                flat += made.brightest - made.darkest < levels.LEAST
+                levels.widen(ranges, made.depth, made.darkest, made.brightest)
                 if progress is not None:
                     progress(archive.written, total)
         if archive.written < total:
@@ -117,6 +123,8 @@ def prepare(
         labels = None if opened.labels is None else [(entry_name(i), v) for i, v in enumerate(opened.labels[:total])]
         archive.finish({"labels": labels, "prepared": record})
     changed = [f"{n} of {total} images are {what}" for what, n in sorted(met.items())]
+    some = "" if here == total else f" (the {here} images of this call)"
+    changed += [f"{note}{some}" for note in levels.notes(ranges, flat, here)]
     return Prepared(out, total, make.resolution, out.stat().st_size, (*opened.notes, *changed))
 
 
@@ -147,6 +155,16 @@ def _size(recipe: Recipe, source: Source) -> tuple[int, Filter | None]:
 # ── one image ────────────────────────────────────────────────────────────────
 
 
+class _Made(NamedTuple):
+    """The image that is stored. `depth` and `notes` as in `Picture`; `darkest`, `brightest`: 0 .. 255."""
+
+    png: bytes
+    notes: tuple[str, ...]
+    depth: str
+    darkest: int
+    brightest: int
+
+
 @dataclass(frozen=True)
 class _Make:
     """One source image to the PNG that is stored; runs in the workers."""
@@ -155,7 +173,7 @@ class _Make:
     resolution: int
     filter: Filter | None
 
-    def __call__(self, name: str, data: bytes) -> tuple[bytes, tuple[str, ...]]:
+    def __call__(self, name: str, data: bytes) -> _Made:
         picture = decode(data, name)
         image = picture.image
         if self.crop == "centre":
@@ -170,12 +188,11 @@ class _Make:
             )
         png = io.BytesIO()
         image.save(png, "PNG")
-        return png.getvalue(), picture.notes
+        pixels = np.asarray(image)
+        return _Made(png.getvalue(), picture.notes, picture.depth, int(pixels.min()), int(pixels.max()))
 
 
-def _pngs(
-    items: Iterable[tuple[str, bytes]], make: _Make, workers: int
-) -> Generator[tuple[bytes, tuple[str, ...]], None, None]:
+def _pngs(items: Iterable[tuple[str, bytes]], make: _Make, workers: int) -> Generator[_Made, None, None]:
     """`make` of each item, in order; at most a few per worker are held at a time."""
     if workers == 1:
         yield from (make(*item) for item in items)
@@ -183,7 +200,7 @@ def _pngs(
     context = multiprocessing.get_context("spawn")
     deaf = (signal.SIGINT, signal.SIGHUP)
     pool = ProcessPoolExecutor(workers, context, initializer=process.end_with_parent, initargs=deaf)
-    waiting: deque[Future[tuple[bytes, tuple[str, ...]]]] = deque()
+    waiting: deque[Future[_Made]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(make, *item))

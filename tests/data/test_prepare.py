@@ -135,6 +135,41 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert np.array_equal(data.images[0].transpose(1, 2, 0), np.rot90(noise(0, 16), -1))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_range_that_is_hardly_used_is_said_with_its_cure(workers: int, tmp_path: Path) -> None:
+    deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 15  # values of 12 bits in files of 16
+    source = write_folder(tmp_path / "deep", {f"{i}.png": png(deep + i) for i in range(3)})
+    made = prepare("folder", source, tmp_path / "deep.zip", workers=workers)
+    assert made.notes == (
+        "brightest pixel 14 of 255: 16 bits are scaled as such; if yours are fewer, scale the files up",
+    )
+    for note, grey in (
+        ("brightest pixel", noise(0, 16) // 3), ("darkest pixel", 255 - noise(0, 16) // 3),
+        ("no pixel below", 100 + noise(0, 16) // 6),
+    ):  # fmt: skip
+        source = write_folder(tmp_path / note, {"a.png": png(grey)})
+        (said,) = prepare("folder", source, tmp_path / f"{note}.zip", workers=workers).notes
+        assert said.startswith(note) and "16 bits" not in said
+    source = write_folder(tmp_path / "some", {"a.png": png(noise(0, 16)), "b.png": png(noise(0, 16) // 16)})
+    assert prepare("folder", source, tmp_path / "some.zip", workers=workers).notes == (
+        "1 of 2 images use fewer than 32 of the 256 levels from black to white",
+    )
+
+
+def test_a_run_that_goes_on_says_of_which_images_its_range_is(tmp_path: Path) -> None:
+    dark = {f"{i}.png": png(noise(i, 16) // 16) for i in range(2, 6)}
+    source = write_folder(tmp_path / "images", {"0.png": png(noise(0, 16)), "1.png": png(noise(1, 16)), **dark})
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare("folder", source, tmp_path / "out.zip", workers=1, progress=stop)
+    made = prepare("folder", source, tmp_path / "out.zip", workers=1)
+    assert made.notes == ("brightest pixel 15 of 255 (the 4 images of this call)",)
+
+
 def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images", pngs(40))
     for workers in (1, 2):
