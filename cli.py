@@ -440,13 +440,12 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     from harness import console
     from harness.experiment import files
     from harness.experiment.matrix import entries
-    from harness.orchestration import recognise
-    from harness.store import remote
-    from harness.store.folder import RESULT
+    from harness.orchestration import recognise, shared
+    from harness.store.folder import finished
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
-    absent = [e.id for e in entries(found.experiment) if not (args.results / "trials" / e.id / RESULT).exists()]
-    remote.catch_up(args.results, absent)
+    todo = entries(found.experiment)
+    shared.catch_up((e for e in todo if not finished(args.results / "trials" / e.id, e.trial)), args.results)
     for line in found.notes:
         console.say(line)
     return found.experiment, found.absent

@@ -42,8 +42,16 @@ def fresh(path: Path) -> BinaryIO:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; empty where there is no such file, or something else in it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parsed(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def parsed(raw: bytes | None) -> dict[str, Any]:
+    """The JSON object in the bytes of a file; empty where they hold something else, or where there are none."""
+    try:
+        value = json.loads((raw or b"").decode())
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -21,7 +21,6 @@ from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lease
 from harness.store.folder import ENDED_BADLY, LIVELY, ended_badly, forget_end, note_end, read_state
-from harness.store.folder import finished as of_disk
 
 WORKER = "harness.trial.run:run"
 PROBE = "harness.orchestration.fit:measure"
@@ -77,18 +76,21 @@ def launch(
                     note_end(home, entry.trial, "interrupted", None)
                 jobs.append(Job(entry.id, to_plain(entry.trial), home, Share(0, run.resources.cpus)))
 
+        def result(id: str) -> dict[str, Any]:
+            return shared.result(results.absolute() / "trials" / id, trials[id])
+
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
                 note_end(job.folder, trials[job.id], word, report.get("message"))
             if word == "done":  # the figures of tables, not those of the last snapshot
-                report = {**report, "latest": _headlines(of_disk(job.folder, trials[job.id]))}
+                report = {**report, "latest": _headlines(result(job.id))}
             on_progress(job.id, word, report)
 
         if jobs and local:
-            words |= _here(jobs, run, worker, stop, tell)
+            words |= _here(jobs, run, worker, stop, tell, lambda id: bool(result(id)))
         elif jobs:
             with _quiet(folder / "driver.log"), cluster.connect(address, ship_code) as ray:
-                pool = RayPool(ray, run, worker)
+                pool = RayPool(ray, run, worker, lambda id: bool(result(id)))
                 with process.on_ending(stop):  # entered after ray.init, which takes SIGTERM for itself
                     todo = {id: trial for id, trial in trials.items() if id not in words}
                     shares = fit.shares(todo, run, pool.gpus, partial(pool.measure, probe, lambda: stop.asked > 0))
@@ -108,16 +110,21 @@ class Halted(UserError):
         self.exit_code = int(ended.fatal)
 
 
-def _headlines(result: dict[str, Any] | None) -> dict[str, Any]:
+def _headlines(result: dict[str, Any]) -> dict[str, Any]:
     """The figures of a result that may head a table."""
-    return {name: m["value"] for name, m in (result or {}).get("metrics", {}).items() if m.get("headline")}
+    return {name: m["value"] for name, m in result.get("metrics", {}).items() if m.get("headline")}
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────
 
 
 def _here(
-    jobs: list[Job], run: Run, worker: str, stop: Stop, tell: Callable[[Job, str, dict[str, Any]], None]
+    jobs: list[Job],
+    run: Run,
+    worker: str,
+    stop: Stop,
+    tell: Callable[[Job, str, dict[str, Any]], None],
+    has_result: Callable[[str], bool],
 ) -> dict[str, str]:
     """One trial after another in this process: no Ray, no retries, no time limits."""
     words = dict.fromkeys((job.id for job in jobs), "interrupted")
@@ -134,7 +141,7 @@ def _here(
             tell(job, "running", {})
             control = _Direct(stop, partial(tell, job, "running"))
             ended = attempt.make(worker, job.config, job.folder, plain(run), control, attempt.begin(job.folder))
-            if ended.word in shared.WELL and not shared.has_result(job.folder):
+            if ended.word in shared.WELL and not has_result(job.id):
                 ended = shared.unfound(ended, job.folder)
             words[job.id] = "failed" if ended.word == "crashed" else ended.word
             tell(job, words[job.id], {"message": ended.message})

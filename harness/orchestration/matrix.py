@@ -10,14 +10,14 @@ from typing import Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, cluster, fit, recognise, speeds
+from harness.orchestration import changed, cluster, fit, recognise, shared, speeds
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
 from harness.store import claim, code, remote
-from harness.store.folder import RESULT, finished
+from harness.store.folder import finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
 
@@ -76,7 +76,7 @@ def run(
     experiment = known_as.experiment
     claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    remote.catch_up(results, [e.id for e in todo if not (results / "trials" / e.id / RESULT).exists()])
+    shared.catch_up((e for e in todo if not finished(results / "trials" / e.id, e.trial)), results)
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
@@ -113,7 +113,7 @@ def run(
         finally:
             if sink and sink.behind:
                 say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
-    remote.catch_up(results, [e.id for e in todo if e.id not in known])
+    shared.catch_up((e for e in todo if e.id not in known), results)
     report = reading.collect(experiment, results)
     written = write(report, results)
     books = tuple((results / experiment.name).glob("tracking-*.json"))

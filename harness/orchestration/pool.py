@@ -114,8 +114,9 @@ class _Running:
 class RayPool:
     """A `schedule.Pool` on `ray`. A process that ended well soon is used again."""
 
-    def __init__(self, ray: Any, run: Run, worker: str) -> None:
-        self._ray, self._run, self._worker = ray, run, worker
+    def __init__(self, ray: Any, run: Run, worker: str, has_result: Callable[[str], bool]) -> None:
+        """`has_result(id)`: whether the driver finds what an attempt at trial `id` that ended well left."""
+        self._ray, self._run, self._worker, self._has_result = ray, run, worker, has_result
         self._plain = attempt.packed(run)
         self._running: dict[str, _Running] = {}
         self._idle: list[tuple[Share, Any]] = []
@@ -247,7 +248,7 @@ class RayPool:
         through = [(id, end) for id, _, end in ended if end.word not in shared.WELL]
         self._unseen |= {id: (end, folder, now + FOUND_S) for id, folder, end in ended if end.word in shared.WELL}
         for id, (end, folder, deadline) in list(self._unseen.items()):
-            found = shared.has_result(folder)
+            found = self._has_result(id)
             if found or now > deadline:
                 del self._unseen[id]
                 through.append((id, end if found else shared.unfound(end, folder)))

@@ -3,13 +3,18 @@
 import contextlib
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from harness.disk import parsed
 from harness.errors import UserError, redact
+from harness.experiment.matrix import Entry
+from harness.experiment.spec import Trial
 from harness.orchestration.schedule import Ended
 from harness.store import remote
 from harness.store.bucket import Store
-from harness.store.folder import owner
+from harness.store.folder import answers, finished, names, owner
 
 LATE_S = 5.0  # what the driver has just written into a shared folder may be seen so much later on another node
 WELL = ("done", "diverged")  # ends that leave a result
@@ -42,18 +47,26 @@ def see(folder: Path, number: int, node: str = "") -> None:
         time.sleep(0.2)
 
 
-def has_result(folder: Path) -> bool:
-    """Whether the driver finds a result of the trial in `folder`, or at the URL of the results."""
+def result(folder: Path, trial: Trial) -> dict[str, Any]:
+    """The result of the trial in `folder`, or at the URL of the results, as the driver finds it now: scored as the
+    trial asks, for another scoring's says nothing of this one. Empty where there is none."""
+    if remote.url() is None:
+        _look_again(folder)
+        return finished(folder, trial) or {}
+    found = (parsed(_at_url(folder, name)) for name in names(trial))
+    return next((one for one in found if answers(one, trial)), {})
+
+
+def catch_up(entries: Iterable[Entry], results: Path) -> None:
+    """Bring from the URL of the results, if that is where they are, the results of trials, scored as they ask."""
     if remote.url() is not None:
-        return _at_url(folder, "result.json") is not None
-    _look_again(folder)
-    return (folder / "result.json").exists()
+        remote.catch_up(results, {e.id: names(e.trial) for e in entries})
 
 
 def unfound(ended: Ended, folder: Path) -> Ended:
     """What becomes of an attempt that ended well but left no result that the driver finds."""
     place = redact(remote.url() or "") or folder.parents[1]
-    missing = f"trials/{folder.name}/result.json"
+    missing = f"result of this scoring in trials/{folder.name}"
     return Ended("failed", f"its process said {ended.word}, but {place} has no {missing}; do all nodes share it?")
 
 

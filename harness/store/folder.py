@@ -102,11 +102,17 @@ def _note(folder: Path, ends: Mapping[str, str | None]) -> None:
 
 def answer(folder: Path, trial: Trial) -> Path | None:
     """The file of the result that was scored as the trial asks, if there is one."""
-    for name in (RESULT, _name(trial.scoring)):
-        result = read_json(folder / name)
-        if result and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial)):
-            return folder / name
-    return None
+    return next((folder / name for name in names(trial) if answers(read_json(folder / name), trial)), None)
+
+
+def names(trial: Trial) -> tuple[str, str]:
+    """What the file of a result that was scored as the trial asks may be called."""
+    return RESULT, _name(trial.scoring)
+
+
+def answers(result: Mapping[str, Any], trial: Trial) -> bool:
+    """Whether a result was scored as the trial asks; an empty one was not."""
+    return bool(result) and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial))
 
 
 def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:

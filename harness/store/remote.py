@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -96,22 +96,26 @@ def refresh(front: Path, leave: tuple[str, ...] = (".safetensors",)) -> None:
     reach(lambda: Store(str(_url), front / ".seen.json").pull("trials", front / "trials", leave))
 
 
-def catch_up(front: Path, trials: Iterable[str]) -> None:
-    """Bring into the folder in front of the URL, if there is one, those of `trials` that have a result: a listing may
-    be late, and knows nothing then of what is new, or has another content."""
+def catch_up(front: Path, results: Mapping[str, Iterable[str]]) -> None:
+    """Bring into the folder in front of the URL, if there is one, those trials of `results`, {trial: names of files},
+    of which one of these results is there: a listing may be late, and knows nothing then of what is new, or has another
+    content."""
     if _url is None:
         return
-    store, ids = Store(_url, front / ".seen.json"), list(trials)
+    store = Store(_url, front / ".seen.json")
+    asked = {f"trials/{id}/{name}": id for id, names in results.items() for name in names}
     with ThreadPoolExecutor(8) as pool:
-        there = list(pool.map(lambda id: reach(partial(store.version, f"trials/{id}/result.json")), ids))
-    for id, version in zip(ids, there, strict=True):
-        path = f"trials/{id}/result.json"
-        if version is not None and not (store.seen.get(path) == version and (front / path).exists()):
-            reach(partial(_bring, store, id, front))
+        versions = dict(zip(asked, pool.map(lambda path: reach(partial(store.version, path)), asked), strict=True))
+    news: dict[str, list[str]] = {}
+    for path, id in asked.items():
+        if versions[path] is not None and not (store.seen.get(path) == versions[path] and (front / path).exists()):
+            news.setdefault(id, []).append(path)
+    for id, paths in news.items():
+        reach(partial(_bring, store, id, front, paths))
 
 
-def _bring(store: Store, trial: str, front: Path) -> None:
-    store.pull(f"trials/{trial}", front / "trials" / trial, RUNNING, _named(store, trial))
+def _bring(store: Store, trial: str, front: Path, results: Sequence[str]) -> None:
+    store.pull(f"trials/{trial}", front / "trials" / trial, RUNNING, {*_named(store, trial), *results})
 
 
 def check_writable() -> None:

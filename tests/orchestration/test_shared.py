@@ -1,14 +1,19 @@
 """Driver and workers must see one folder of results: found out before anything is trained."""
 
+import json
 import time
+from dataclasses import replace
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from harness.experiment.spec import Run
 from harness.orchestration import attempt, launch, pool, shared
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended
 from harness.store import remote
+from harness.store.folder import finished as found_in
+from harness.store.folder import keep, names
 from tests.fake_trials import entry, finished
 
 
@@ -63,7 +68,59 @@ def test_done_without_a_result_is_failed(tmp_path):
     )  # fmt: skip
     assert list(words.values()) == ["failed"]
     ended = shared.unfound(Ended("done"), tmp_path / "trials" / "0123")
-    assert str(tmp_path) in ended.message and "trials/0123/result.json" in ended.message
+    assert str(tmp_path) in ended.message and "trials/0123" in ended.message
+
+
+@pytest.mark.parametrize("place", ["a folder", "a URL"])
+def test_done_is_a_result_of_the_own_scoring_and_no_other_s(tmp_path, monkeypatch, place):
+    one = entry()
+    other = replace(one.trial, eval=replace(one.trial.eval, num_fakes=one.trial.eval.num_fakes + 1))
+    folder = there = tmp_path / "results" / "trials" / one.id
+    if place == "a URL":
+        monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
+        there = tmp_path / "store" / "trials" / one.id
+    there.mkdir(parents=True)
+
+    def done(trial, **more):
+        return {"status": "done", "nimg": 8, "scoring": trial.scoring, **more}
+
+    keep(there, done(other))
+    assert not shared.result(folder, one.trial) and shared.result(folder, other)["nimg"] == 8
+    (there / names(one.trial)[1]).write_text(json.dumps(done(one.trial, nimg=9)))  # given by another's worker
+    assert shared.result(folder, one.trial)["nimg"] == 9
+    (there / names(one.trial)[1]).write_text("spoilt")
+    assert not shared.result(folder, one.trial)
+    (there / "result.json").write_text('{"status": "diverged", "diverged_in": "training"}')
+    assert shared.result(folder, one.trial)["status"] == "diverged", "which no scoring changes"
+
+
+def other_scoring(config, folder, run, control, number):
+    keep(folder, {"status": "done", "scoring": {"options": {"num_fakes": 1}, "epochs": {}}})
+    return "done"
+
+
+def test_a_trial_that_left_another_scoring_s_result_is_failed(tmp_path):
+    words = launch.launch(
+        [entry()], tmp_path, Run(), experiment="x", finished=lambda entry: None, local=True,
+        worker="tests.orchestration.test_shared:other_scoring",
+    )  # fmt: skip
+    assert list(words.values()) == ["failed"]
+
+
+def test_a_result_that_only_its_scoring_s_name_tells_is_brought_from_the_url(tmp_path, monkeypatch):
+    one, front = entry(), tmp_path / "front"
+    monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
+    there = tmp_path / "store" / "trials" / one.id
+    there.mkdir(parents=True)
+    front.mkdir()
+    (there / "result.json").write_text('{"status": "done", "scoring": {"options": {}, "epochs": {}}}')
+    asked = {one.id: names(one.trial)}
+    remote.catch_up(front, asked)
+    assert not found_in(front / "trials" / one.id, one.trial)
+    (there / names(one.trial)[1]).write_text(json.dumps({"status": "done", "scoring": one.trial.scoring}))
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: {})  # listed late
+    remote.catch_up(front, asked)
+    assert found_in(front / "trials" / one.id, one.trial)
 
 
 def test_a_trial_that_every_other_would_follow_ends_the_matrix_in_one_line(tmp_path, monkeypatch):
@@ -76,13 +133,13 @@ def test_a_trial_that_every_other_would_follow_ends_the_matrix_in_one_line(tmp_p
 
 
 def test_a_pool_waits_for_a_result_that_is_late_and_then_calls_the_trial_failed(tmp_path, monkeypatch):
-    ray = RayPool(None, Run(), "none")
+    ray = RayPool(None, Run(), "none", lambda id: id in there)
+    there: set[str] = set()
     here, gone = tmp_path / "trials" / "here", tmp_path / "trials" / "gone"
     monkeypatch.setattr(pool, "FOUND_S", 0.2)
     said = [("a", here, Ended("done")), ("b", gone, Ended("diverged")), ("c", gone, Ended("crashed"))]
     assert ray._found(said) == [("c", Ended("crashed"))]
-    here.mkdir(parents=True)
-    (here / "result.json").write_text("{}")
+    there.add("a")
     assert ray.wait(0) == [("a", Ended("done"))]
     ray.stop("b")
     ray.kill("b")

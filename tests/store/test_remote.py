@@ -312,14 +312,14 @@ def test_what_a_listing_lacks_is_found_by_name(tmp_path, monkeypatch):
     sound(tmp_path / "next")
     assert (tmp_path / "next/checkpoints/001.x.safetensors").exists()
     front.mkdir()
-    remote.catch_up(front, ["a", "b"])
+    remote.catch_up(front, {"a": ["result.json"], "b": ["result.json"]})
     assert (front / "trials/a/events.jsonl").read_bytes() == (home / "events.jsonl").read_bytes()
     assert (front / "trials/a/result.json").exists() and not list(front.rglob("*.safetensors"))
     (home / "result.json").write_text('{"status": "done", "scored": "again"}')
     stale = find(LocalFileSystem(), f"{tmp_path}/store/trials", detail=True)
     remote.Store(str(remote.url())).push(home, "trials/a")
     monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: stale)  # as it was before
-    remote.catch_up(front, ["a"])
+    remote.catch_up(front, {"a": ["result.json"]})
     assert (front / "trials/a/result.json").read_bytes() == (home / "result.json").read_bytes()
 
 
