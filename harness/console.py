@@ -64,8 +64,8 @@ class Progress:
         before = self._now[id]
         if word == "running" and report.get("state") == "scoring":
             word = "scoring"
-        keep = {} if word in ENDS else {"message": None}
-        self._now[id] = {**before, **keep, **{k: v for k, v in report.items() if v is not None}, "word": word}
+        # What was said of what went on before is true no more, least of all at an end.
+        self._now[id] = {**before, "message": None, **{k: v for k, v in report.items() if v is not None}, "word": word}
         if self._live:
             return
         changed = word != before["word"]

@@ -51,6 +51,20 @@ def test_a_retry_message_goes_when_the_trial_runs_again():
     assert not progress._now["a"]["message"]
 
 
+@pytest.mark.parametrize("word", console.ENDS)
+def test_an_end_takes_no_word_of_what_went_on_before(word):
+    for message in ("preparing", "88/136 images"):
+        out = io.StringIO()
+        progress = Progress({"a": "a"}, out)
+        progress("a", "running", {"state": "scoring", "message": message})
+        progress("a", word, {"message": None})
+        progress("a", word, {})
+        assert message in out.getvalue().splitlines()[0] and message not in out.getvalue().splitlines()[1]
+        progress("a", "waiting", {"message": "once more"})
+        progress("a", word, {"message": "for a reason"})
+        assert out.getvalue().endswith("for a reason\n")
+
+
 def test_a_table_without_a_terminal_is_never_cut():
     out = io.StringIO()
     header = ["arm", *(f"fd_efficientnet_lite0 on setting {i}" for i in range(6))]

@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.experiment.matrix import Entry
 from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
-from harness.experiment.spec import Run
+from harness.experiment.spec import Run, Trial
 from harness.orchestration import attempt, cluster, fit, shared
 from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
@@ -82,8 +82,8 @@ def launch(
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
                 note_end(job.folder, trials[job.id], word, report.get("message"))
-            if word == "done":  # the figures of tables, not those of the last snapshot
-                report = {**report, "latest": _headlines(result(job.id))}
+            if word in shared.WELL:  # what tables hold, not what was heard last
+                report = {**report, **_final(trials[job.id], result(job.id))}
             on_progress(job.id, word, report)
 
         if jobs and local:
@@ -110,9 +110,10 @@ class Halted(UserError):
         self.exit_code = int(ended.fatal)
 
 
-def _headlines(result: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a result that may head a table."""
-    return {name: m["value"] for name, m in result.get("metrics", {}).items() if m.get("headline")}
+def _final(trial: Trial, result: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of how far the trial came, and the figures that may head a table."""
+    latest = {name: m["value"] for name, m in result.get("metrics", {}).items() if m.get("headline")}
+    return {"nimg": result.get("nimg"), "total_nimg": round(trial.train.total_kimg * 1000), "latest": latest}
 
 
 # ── without Ray ─────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from harness.disk import write_atomic
+from harness.disk import read_json, write_atomic
 from harness.experiment.spec import Trial
 from harness.store.folder import LIVELY, fence, owner
 
@@ -84,8 +84,10 @@ class Live:
 
     def __init__(self, folder: Path, trial: Trial, control: Control, attempt: int) -> None:
         self.folder, self.control, self.attempt = folder, control, attempt
+        begun = read_json(folder / "checkpoints" / "latest.json")
         self.now: dict[str, Any] = {
-            "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {},
+            "nimg": begun.get("nimg", 0), "total_nimg": round(trial.train.total_kimg * 1000),
+            "images_per_s": 0.0, "latest": {},
         }  # fmt: skip
         self.pulse = Pulse(control)  # to be entered by whoever runs the trial
         self._written = 0.0

@@ -86,13 +86,28 @@ def test_neither_of_two_experiments_loses_what_it_measured(here, say, measured):
     say("matrix", "both")
     first, networks = scores(here, "both"), weights(here)
     assert first["state"] == "done" and first[FD_NAME]
-    assert "1 trials, 0 finished before" in say("matrix", "one")
+    said = say("matrix", "one")
+    assert "1 trials, 0 finished before" in said
+    (ended,) = (line.split() for line in said.splitlines() if line.startswith("done"))
+    assert ended[2:] == ["0.016/0.016", "kimg", "di", f"{float(first['di']):.4g}"], "nothing of what went on before"
     second = scores(here, "one")
     assert second["di"] == first["di"] and FD_NAME not in second and weights(here) == networks
     assert "1 trials, 1 finished before" in say("matrix", "both") and scores(here, "both") == first
     assert "done" in say("status", "one") and "done" in say("status", "both")
     assert len(list(home(here).glob("result-*.json"))) == 2
     assert measured == [["fd_efficientnet_lite0", "disequilibrium"]], "the second asks for no figure that is not there"
+
+
+@pytest.mark.slow
+def test_the_line_of_an_end_has_the_figures_of_the_table_at_a_url_too(here, say):
+    at = ("--results", f"file://{here}/store")
+    for name in ("both", "one"):
+        said = say("matrix", name, *at)
+        (ended,) = (line.split() for line in said.splitlines() if line.startswith("done"))
+        (path,) = (here / "store" / "trials").glob("*/result.json")
+        di = json.loads(path.read_text())["metrics"]["di"]["value"]
+        assert ended[2:4] == ["0.016/0.016", "kimg"] and "images" not in ended
+        assert ended[ended.index("di") + 1] == f"{di:.4g}"
 
 
 @pytest.mark.slow

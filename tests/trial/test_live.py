@@ -1,6 +1,7 @@
 """Signs of life: outside of the loop whatever the trial does, in the loop only steps."""
 
 import importlib
+import json
 import threading
 import time
 
@@ -19,6 +20,15 @@ upkeep_of = importlib.import_module("harness.trial.upkeep").Upkeep
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(live, "BEAT_S", 0.01)
+
+
+def test_a_trial_that_goes_on_says_from_where(tmp_path):
+    trial = tiny.trial()
+    assert live.Live(tmp_path, trial, Control(), 1).now["nimg"] == 0
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest.json").write_text('{"file": "x", "nimg": 48}')
+    live.Live(tmp_path, trial, Control(), 1).say("running", "preparing")
+    assert json.loads((tmp_path / "state.json").read_text())["nimg"] == 48
 
 
 def beats(control, wait_s=0.1):
