@@ -250,15 +250,16 @@ def _notes(
         if spoilt:
             lines = ", ".join(f"{who} ({n})" for who, n in spoilt.items())
             notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
-    if any(c.mixed for m in headline for c in m.cells.values()):
+    # Signs stand in the columns of all metrics, so what they mean stands below whatever column has one.
+    if any(c.mixed for m in metrics for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
-    for m in headline:
+    for m in metrics:
         if few := next((c.biased for c in m.cells.values() if c.biased), None):
             notes.append(
                 f"‡ {m.label}: {few}: the covariance lacks rank, which biases a distance; compare it only with one of "
                 "as many images"
             )
-    if any(c.pairs and c.pairs.lost for m in headline for c in m.cells.values()):
+    if any(c.pairs and c.pairs.lost for m in metrics for c in m.cells.values()):
         notes.append(
             "where a run diverged or failed the others are survivors: their mean stands with its count, and no "
             "difference, test or verdict is drawn from them"

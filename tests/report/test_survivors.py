@@ -135,6 +135,22 @@ def test_a_distance_whose_covariance_lacks_rank_is_marked_and_never_bold(tmp_pat
     assert next(csv.DictReader(io.StringIO(tables.cells_csv(table))))["biased"]
 
 
+def test_whatever_sign_a_column_has_is_told_below_it(tmp_path):
+    """Also where no headline metric has it: in page, Markdown and LaTeX all columns are printed."""
+    few = "fd_efficientnet_lite0_200_full"
+    for arm in ("baseline", "align"):
+        for trial in TABLE.cells[SETTING, arm]:
+            both = {"fid50k_full": score(20.0, num_fakes=50_000), few: score(9.0, num_fakes=200 + trial.seed)}
+            finish(tmp_path, trial, both)
+    report = collect(fake.experiment(TABLE), tmp_path)
+    (table,) = report.tables
+    (second,) = (m for m in table.metrics if not m.headline)
+    cell = second.cells[SETTING, "align"]
+    assert tables.marks(cell) == "†‡" and not any(tables.marks(c) for c in table.metrics[0].cells.values())
+    for printed in (page.html(report), tables.markdown(table)):
+        assert "†‡" in printed and "† marks cells" in printed and f"‡ {second.label}" in printed
+
+
 def test_one_image_more_than_features_is_enough(tmp_path):
     for arm, value in (("baseline", 300.0), ("align", 200.0)):
         for trial in TABLE.cells[SETTING, arm]:
