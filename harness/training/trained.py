@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from harness import outside
+from harness.data.imageset import ImageSet
 from harness.errors import UserError
-from harness.experiment import files
+from harness.experiment import files, ids
 from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import mapping
+from harness.experiment.spec import Trial
 from harness.store import checkpoint
 from harness.training.arm import build, classes, load_data
 from harness.training.model import Trained, settle, used
@@ -22,8 +24,8 @@ def load(
 
     Plugins from outside that it was trained with are those which its folder keeps; `sets` may name others.
     `sets` are `key=value` overrides of the recorded trial: other data, `eval.weights`. `metrics`, where
-    given, take the place of the recorded ones; one that was recorded keeps its options.
-    UserError where there is no model.
+    given, take the place of the recorded ones; one that was recorded keeps its options. An averaged G's statistics are
+    those of the recorded trial, whatever is laid on it. UserError where there is no model.
     """
     try:
         saved = checkpoint.load_latest(path / "checkpoints") if path.is_dir() else checkpoint.read(path)
@@ -34,7 +36,8 @@ def load(
     sets, home = list(sets), path if path.is_dir() else path.parent.parent
     outside.restore(home / "plugins", map(outside.read, files.named_folders(sets) or ()))
     recorded = mapping(saved.meta.get("config"), f"{path}: config")
-    plain = to_plain(parse_trial(recorded, str(path)))
+    own = parse_trial(recorded, str(path))
+    plain = to_plain(own)
     if names := list(metrics):
         plain["eval"]["metrics"] = {name: plain["eval"]["metrics"].get(name, {}) for name in names}
     trial = files.override(plain, sets, str(path))
@@ -59,5 +62,21 @@ def load(
     for network, state in zip((g, d), states, strict=True):
         network.load_state_dict(state)
     if weights == "ema":
-        settle(trial, g, data)
+        settle(own, g, _trained_on(own, trial, data, path))
     return Trained(trial, g.eval(), d.eval(), weights, data, heldout, saved.meta["nimg"])
+
+
+def _trained_on(own: Trial, asked: Trial, data: ImageSet, path: Path) -> ImageSet:
+    """The images whose labels a conditional G saw in training, be `data` others; they may have moved to where those
+    are. UserError where they are known to be gone."""
+    if not own.conditional or own.dataset == asked.dataset:
+        return data
+    try:
+        return load_data(own)[0]
+    except UserError as e:
+        if own.data and own.data != ids.data_of(asked.dataset):
+            raise UserError(
+                f"{path}: its averaged G is conditional, so its statistics need the labels that it was trained with, "
+                f"and they are not here ({e}); bring them back, or take the other G: eval.weights=raw"
+            ) from None
+        return data

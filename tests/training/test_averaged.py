@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from harness.errors import UserError
 from harness.evaluation import evaluate, statistics
 from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_to_plain, to_plain
@@ -19,6 +20,7 @@ from harness.training.train import train
 from harness.trial import run as trials
 from harness.trial import scoring, upkeep
 from tests import tiny
+from tests.image_files import noise, png, write_zip
 
 EVAL = {
     "num_fakes": 16, "batch_size": 8, "during": {"kimg": 0.032, "num_fakes": 8},
@@ -143,6 +145,42 @@ def test_a_checkpoint_of_before_is_read_with_statistics_of_its_own(tmp_path):
     )
     raw = trained.load(tmp_path, sets=["eval.weights=raw"])
     assert raw.weights == "raw" and same(raw.g, state.g)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_no_option_that_is_laid_on_a_trained_model_moves_its_averaged_weights(tmp_path, conditional):
+    trial = averaging(conditional=conditional)
+    data, state = stepped(trial)
+    meta = {"nimg": state.nimg, "journal_offset": 0, "config": to_plain(trial)}
+    checkpoint.save(tmp_path / "checkpoints", state.tensors(), meta)
+    expected = own(trial, data, state)
+    for laid in ("seed=5", "train.batch_gpu=4", "train.batch_size=16", "dataset.seed=3", "dataset.num_images=17"):
+        model = trained.load(tmp_path, sets=[laid])
+        assert same(model.g, expected), laid
+        key, value = laid.split("=")
+        where, _, name = key.rpartition(".")
+        asked = {"": model.trial, "train": model.trial.train, "dataset": model.trial.dataset.options}[where]
+        assert getattr(asked, name) == int(value)
+    assert len(model.data) == 17
+
+
+def test_labels_that_moved_are_the_same_and_those_that_are_gone_are_missed(tmp_path):
+    files = {f"{i}.png": png(noise(i, 32)) for i in range(12)}
+    write_zip(tmp_path / "a.zip", files, [[name, i % 3] for i, name in enumerate(files)])
+    write_zip(tmp_path / "other.zip", files, [[name, 2 * (i % 2)] for i, name in enumerate(files)])
+    trial = trials.with_data(
+        averaging(conditional=True, dataset={"name": "image_zip", "path": str(tmp_path / "a.zip")})
+    )
+    data, state = stepped(trial)
+    meta = {"nimg": state.nimg, "journal_offset": 0, "config": to_plain(trial)}
+    checkpoint.save(tmp_path / "checkpoints", state.tensors(), meta)
+    expected, at = own(trial, data, state), "dataset.path={}/{}.zip".format
+    assert same(trained.load(tmp_path, sets=[at(tmp_path, "other")]).g, expected)
+    (tmp_path / "a.zip").rename(tmp_path / "moved.zip")
+    assert same(trained.load(tmp_path, sets=[at(tmp_path, "moved")]).g, expected)
+    with pytest.raises(UserError, match="labels that it was trained with.*a.zip.*eval.weights=raw"):
+        trained.load(tmp_path, sets=[at(tmp_path, "other")])
+    assert same(trained.load(tmp_path, sets=[at(tmp_path, "other"), "eval.weights=raw"]).g, state.g)
 
 
 @pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])
