@@ -8,9 +8,12 @@ from typing import Any, Literal, NamedTuple
 from harness.disk import read_json
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
+from harness.experiment.parse import scoring_of
+from harness.experiment.spec import Trial
 from harness.orchestration import attempt
 from harness.store import code, lease, remote
 from harness.store.folder import finished, stored, take, was_scored
+from harness.store.folder import results as scorings
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
@@ -92,9 +95,12 @@ def judge(
         notes.append(f"trained again, what was there is in {results / 'superseded'}: {names(away)}")
     if taken:
         notes.append(f"taken for made by the code that is here ({_files(taken.values())}): {names(taken)}")
-    if again:
-        why = f" ({_files(again.values())})" if any(again.values()) else ""
-        notes.append(f"scored again by the code that is here{why}, and not trained: {names(again)}")
+    new = sorted(id for id in again.keys() & otherwise if not _was_asked(home / id, by_id[id].trial))
+    if anew := {id: modules for id, modules in again.items() if id not in new}:
+        why = f" ({_files(anew.values())})" if any(anew.values()) else ""
+        notes.append(f"scored again by the code that is here{why}, and not trained: {names(anew)}")
+    if new:
+        notes.append(f"trained before and not yet scored as is asked for, so only scored: {names(new)}")
     if gone:
         notes.append(f"not scored again, since their last checkpoint is gone: {names(gone)}")
     return Judged(frozenset(away), taken, frozenset(again), tuple(notes))
@@ -162,6 +168,12 @@ def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
         return False
     here = remote.url() is not None or (folder / "checkpoints" / latest["file"]).exists()
     return bool(here and latest["nimg"] == result.get("nimg"))
+
+
+def _was_asked(folder: Path, trial: Trial) -> bool:
+    """Whether a result has scores by these options, be they of other code, or to other images."""
+    asked = trial.scoring["options"]
+    return any((scoring_of(result) or {}).get("options") == asked for result in scorings(folder))
 
 
 def _files(modules: Iterable[Iterable[str]]) -> str:

@@ -87,7 +87,8 @@ def test_neither_of_two_experiments_loses_what_it_measured(here, say, measured):
     first, networks = scores(here, "both"), weights(here)
     assert first["state"] == "done" and first[FD_NAME]
     said = say("matrix", "one")
-    assert "1 trials, 0 finished before" in said
+    assert "1 trials, 0 finished before" in said and "scored again" not in said
+    assert "trained before and not yet scored as is asked for, so only scored: 1 trial (" in said
     (ended,) = (line.split() for line in said.splitlines() if line.startswith("done"))
     assert ended[2:] == ["0.016/0.016", "kimg", "di", f"{float(first['di']):.4g}"], "nothing of what went on before"
     second = scores(here, "one")
