@@ -3,28 +3,36 @@
 import re
 
 _URI = re.compile(r"\b([a-z][a-z0-9+.-]*:/+)(\S+)", re.IGNORECASE)  # as a path, too, which knows no `//`
-_LOGIN = re.compile(r"(?<![\w/])[\w.%+-]+:(?![/:])(?:(?!://)\S)*@(?=[\w\[])")  # me:password@host, without a scheme
+_HOST = r"(?=[^\W\d]|\[|\d+[.a-z-])"  # a mere number is none
+_LOGIN = re.compile(rf"(?<![\w/])[\w.%+-]+:(?![/:])(?:(?!://)\S)*@{_HOST}")  # me:password@host, without a scheme
+_NO_SCHEME = re.compile(rf"(?<![\w/:])//(?:[^\s/@]+|[^\s/:@]*:(?:(?!://)\S)*)@{_HOST}")  # //me:password@host
+# Of a URI, too, a password with blanks: what follows the colon and begins as no port does.
+_BLANKS = re.compile(
+    rf"\b([a-z][a-z0-9+.-]*:/+)[^\s/@:]*:(?!\d*(?:[/\s]|$))(?=[^\s@]*\s)(?:(?!://)[^@\n\"'])*@{_HOST}", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
     """`text` as it may be stored or shown: of every URI in it, and of every `user:password@host`, the user, the
-    password and the values of the query are `***`.
+    password and the values of the query and of the fragment are `***`.
 
     A password that was not quoted may hold any sign: all up to a word's last `@` is taken for user and password, and
     where that could be a part of the query, or the query of them, nothing of either is shown.
     """
-    return _LOGIN.sub("***@", _URI.sub(lambda found: found[1] + _without_secrets(found[1], found[2]), text))
+    text = _BLANKS.sub(r"\1***@", text)
+    text = _URI.sub(lambda found: found[1] + _without_secrets(found[1], found[2]), text)
+    return _LOGIN.sub("***@", _NO_SCHEME.sub("//***@", text))
 
 
 def _without_secrets(scheme: str, rest: str) -> str:
-    place, query = (re.split(r"(?=[?;][^=?&;\s]+=)", rest, maxsplit=1) + [""])[:2]
+    place, query = (re.split(r"(?=[?;#][^=?&;#\s]+=)", rest, maxsplit=1) + [""])[:2]
     if "@" in query:
         return "***"
     if scheme.endswith("///"):  # of nobody and no machine; another URI may follow
         place = redact(place)
     elif "@" in place:
         place = f"***@{place.rpartition('@')[2]}"
-    return place + re.sub(r"([?&;][^=&;\s]+=)[^&;\s]*", r"\1***", query)
+    return place + re.sub(r"([?&;#][^=&;#\s]+=)[^&;\s]*", r"\1***", query)
 
 
 def legible(text: str, most: int = 300) -> str:

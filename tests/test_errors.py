@@ -25,6 +25,17 @@ GIVEN = (
     f"me:a/{SECRET}@[::1]:6379",
     f"ftp:/me:{SECRET}@host/x.zip",  # a URI taken for a path
     f"/home/me/ftp:/me:{SECRET}@host/x.zip",
+    f"http://host/x#access_token={SECRET}",
+    f"http://host/x?a=b#state=1&access_token={SECRET}",
+    f"http://host/x#access_token=p@{SECRET}",
+    f"//me:{SECRET}@host/x",
+    f"//me:a/{SECRET}@[::1]/x",
+    f"//:{SECRET}@10.0.0.1",
+    f"//{SECRET}@host/x",
+    f"http://me:{SECRET} with blanks@host/x",
+    f"http://me:with blanks {SECRET}@host/x",
+    f"s3://KEY:a/b {SECRET}@bucket/x",
+    f"me:{SECRET}@3com.org",
 )
 
 
@@ -44,6 +55,9 @@ def test_no_secret_of_a_uri_is_shown_wherever_it_stands(uri, monkeypatch):
     [
         "no driver works on it; ask me@example.org", "s3://bucket/runs", "sqlite:////home/me@work/results/mlflow.db",
         "process 5 on host: b@c", "git@host:a/b", "file:///home/me@work/x", "and/or: x@y",
+        "arms={sel: {k:1@2}}", "http://host:80 and then ask me@example.org", "http://host: refused; ask me@example.org",
+        "http://host:8080/x or me@example.org", "//server/share/me@work/x", "http://host/x#part",
+        "a // b, ask me@x.org",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text):
