@@ -90,6 +90,8 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+for _sign in ("value", "merge"):  # a bare `=` or `<<` that is no key has a type of its own in YAML 1.1: text is meant
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_sign}", yaml.SafeLoader.construct_yaml_str)
 
 
 class _Words(_Loader):

@@ -108,6 +108,8 @@ def _scalar(kind: Any, value: object, place: str) -> Any:
     cure = ""
     if kind is Path and value is None:
         cure = '; a bare ~ is null in YAML, the home folder is "~/" in quotes'
+    elif kind is str and value is None:
+        cure = "; nothing, or a bare ~, is null in YAML; write text, in quotes if it is one of these words"
     elif kind is str and isinstance(value, bool | int | float):
         cure = f'; write "{shown(value)}" in quotes'
     raise UserError(f"{place}: {shown(value)}: must be {_words(kind)}{cure}")

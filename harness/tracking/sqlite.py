@@ -30,7 +30,7 @@ def uri_of(db: Path) -> str:
     """A path as SQLAlchemy's URI: quoted, never pasted, for `a%20b` is not `a b`, and a `?` begins no query.
 
     MLflow makes the folder that stands behind `sqlite:///`, taken by the letter; with the driver's name it does not.
-    UserError for a path that is no UTF-8, which no URI can name.
+    UserError for a path that is no UTF-8, which no URI can name, or that this locale has no letters for.
     """
     if re.fullmatch(r"[\w/.\- ]+", str(db), re.ASCII):
         return f"sqlite:///{db}"
@@ -39,6 +39,12 @@ def uri_of(db: Path) -> str:
     try:
         return URL.create("sqlite+pysqlite", database=str(db)).render_as_string()
     except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeDecodeError):
+            named = os.fsencode(db).decode()
+            raise UserError(
+                f"{named}: the locale is not UTF-8, so SQLite can't open MLflow's database there; set LC_ALL=C.UTF-8, "
+                "or give --tracking-uri off"
+            ) from None
         raise UserError(
             f"{os.fsencode(db)!r}: is no UTF-8, so no URI can name MLflow's database there; rename the folder, or give "
             "--tracking-uri off"

@@ -49,6 +49,12 @@ def test_a_folder_that_no_uri_can_name_is_refused_at_the_start(tmp_path):
         Sink(results, "x", (A,))
 
 
+def test_a_folder_that_is_utf_8_under_a_locale_that_is_not_is_told_so():
+    seen = Path("/a/RL" + os.fsencode("ü").decode("ascii", "surrogateescape"))  # as under LC_ALL=C
+    with pytest.raises(UserError, match="RLü/mlflow.db: the locale is not UTF-8.*LC_ALL=C.UTF-8"):
+        sqlite.default_uri(seen)
+
+
 @pytest.mark.parametrize("name", ["p%20q", "a?b#c", "ünï und mehr"])
 def test_runs_and_pictures_lie_in_the_folder_and_nothing_beside_it(name, tmp_path, mlflow_db):
     results = tmp_path / name / "res"
