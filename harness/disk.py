@@ -48,6 +48,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Raise UserError where something else than a folder lies at `folder`, or in its way."""
+    first = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    if first.exists() and not first.is_dir():
+        raise UserError(f"{option} {folder}: {first} is no folder; name one, or one that is yet to be made")
+
+
 def check_writable(folder: Path, option: str = "--results") -> None:
     """Raise UserError unless files can be made in `folder`, which `option` names, and its disk has room for them."""
     try:

@@ -35,7 +35,21 @@ def legible(text: str, most: int = 300) -> str:
 
 def one_line(e: object, most: int | None = None) -> str:
     """What an exception says, on one line of at most `most` characters; its type's name where it says nothing."""
-    return " ".join(str(e).split())[:most] or type(e).__name__
+    return shortened(" ".join(str(e).split()), most) or type(e).__name__
+
+
+def shortened(text: str, most: int | None) -> str:
+    """`text`, or of what is longer than `most` characters its beginning and its end, cut between words where there are
+    any: the place stands at the head of a message, and what to do about it at the end."""
+    if most is None or len(text) <= most:
+        return text
+    if most < 60:  # no room for two ends
+        return text[:most]
+    tail = text[len(text) - most // 2 :]
+    tail = tail.partition(" ")[2] if " " in tail[:60] else tail
+    head = text[: most - len(tail) - 3]
+    head = head.rpartition(" ")[0] if " " in head[-60:] else head
+    return f"{head} … {tail}"
 
 
 class UserError(Exception):
@@ -44,7 +58,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(legible(redact(message), 1000))
+        super().__init__(shortened(legible(redact(message), max(1, len(message))), 2000))
 
 
 class Diverged(Exception):

@@ -21,13 +21,14 @@ ROWS = (  # from top to bottom: a file imports its own folder and lower rows onl
     "data experiment variants",
     "outside",
     "method plugins disk locks pickles command",
-    "errors rng console",
+    "errors rng console proxies process",
+    "streams",
     "backbones",
 )
 ROW = {room: i for i, row in enumerate(ROWS) for room in row.split()}
 OWNERS = {
     "ray": "harness/orchestration/cluster.py",
-    "mlflow": "harness/tracking/",  # mirror.py, and the migration that runs in a process of its own
+    "mlflow": "harness/tracking/",  # mirror.py, and sqlite.py for the migration that runs in a process of its own
     "torch_fidelity": "harness/evaluation/features.py",
     "rich": "harness/console.py",
     "yaml": "harness/experiment/loader.py",

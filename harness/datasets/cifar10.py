@@ -17,6 +17,7 @@ import numpy as np
 
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
+from harness.data import levels
 from harness.data.imageset import ImageSet, Split, fingerprint
 from harness.disk import fresh
 from harness.errors import UserError, one_line
@@ -73,6 +74,8 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         )
     images = np.concatenate([x for x, _ in parts])[: options.max_images]
     labels = np.concatenate([y for _, y in parts])[: options.max_images]
+    gone = [name for name in _BATCHES[split] if name not in files]
+    notes = [f"not there: {', '.join(gone)}"] if gone else []
     part_of = partial(load, replace(options, max_images=None), split) if len(images) < sum(counts) else None
     about = {
         "name": "cifar10",
@@ -83,6 +86,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "filter": "none",
         "num_classes": 10,
         "xflip": options.xflip,
+        "notes": [*notes, *levels.of_sample(images)],
     }
     return ImageSet(images, labels, 10, fingerprint(images, labels, "none"), about, options.xflip, part_of=part_of)
 

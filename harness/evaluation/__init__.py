@@ -5,6 +5,7 @@ measures.py  what it is made of, by digests
 evaluate.py  the pass
 fakes.py     its fakes: made, rounded, seen
 shares.py    the same among processes with a GPU each
+statistics.py  an averaged generator's own
 features.py  feature networks; the only torch_fidelity import
 collect.py   images through one of them, to moments and features
 reals.py     what they see in the reals, once a machine

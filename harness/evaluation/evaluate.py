@@ -19,7 +19,7 @@ from harness.data.imageset import ImageSet
 from harness.evaluation import measures, scores
 from harness.evaluation.evidence import Evidence, Needs, Record, Setting, headed
 from harness.evaluation.fakes import Device, Job, score, scoring
-from harness.evaluation.features import prepare
+from harness.evaluation.features import is_here, prepare
 from harness.evaluation.reals import reference
 from harness.evaluation.shares import devices, see_shared
 from harness.experiment.spec import Eval
@@ -28,12 +28,13 @@ from harness.method.generator import SpatialGenerator
 EPOCH = 1  # raised when the same networks score otherwise than before
 
 
-def check(spec: Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:
+def check(spec: Eval, data: ImageSet, heldout: ImageSet | None = None, *, fetch: bool = True) -> None:
     """Everything that could make the scoring impossible, before any training: counts against the
-    data, weights of the extractors (fetched here if need be). Raises UserError."""
+    data, weights of the extractors (if need be fetched here, or passed over). Raises UserError."""
     plan = _plan(Setting(spec, data, heldout))
     for extractor in sorted({s.extractor for *_, needs in plan for s in (*needs.moments, *needs.features)}):
-        prepare(extractor)
+        if fetch or is_here(extractor):
+            prepare(extractor)
 
 
 def evaluate(

@@ -30,7 +30,9 @@ class Heading(TypedDict, total=False):
     role: a distance to the data, a state of the game between G and D, or something else. label: what a person calls
     it (its name, where none is given). headline: whether it may stand in the first columns of a table, to which each
     role gives the one of least `rank`, by name where ranks are equal. paper: the paper's name for a figure measured
-    in just this way, "fid" or "di"; apart: why the paper's figures do not stand beside it.
+    in just this way, "fid" or "di"; apart: why the paper's figures do not stand beside it. features: how many
+    features a distance takes the covariance of; of no more images than that the covariance lacks rank, and a
+    distance is biased.
     """
 
     role: Literal["distance", "equilibrium", "other"]
@@ -39,6 +41,7 @@ class Heading(TypedDict, total=False):
     rank: int
     paper: str
     apart: str
+    features: int
 
 
 def headed(name: str, record: Record, heading: Heading | None) -> Record:

@@ -41,11 +41,13 @@ def _digest(metric: Plugin, setting: Setting) -> str:
     images = {"data": setting.data, **{source: setting.reals(source) for source in sources}}
     if needs.scores:
         counts, images["heldout"] = [*counts, [spec.num_fakes, spec.num_reals]], setting.heldout
+    averaged = {"statistics": ids.STATISTICS} if setting.weights_used == "ema" else {}
+    machinery = {"scoring": ids.SCORING, **averaged}
     return ids.digest(
         {
             "metric": metric.name,
             "options": options,
-            "epochs": ids.epochs({f"metric.{metric.name}": cast(ModuleType, module)}, scoring=ids.SCORING),
+            "epochs": ids.epochs({f"metric.{metric.name}": cast(ModuleType, module)}, **machinery),
             "counts": counts,
             "samples": [[s.source, s.count, s.layer, *vars(s.extractor).values()] for s in samples],
             "weights": sorted({checksum(s.extractor) or "" for s in samples}),

@@ -82,12 +82,13 @@ def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
     return flat
 
 
-def scored_as(result: Mapping[str, Any], spec: Eval, reals: str = "") -> bool:
-    """Whether a result was scored as `spec` asks (`reals`: as of `ids.of_scoring`), by the scoring code of today. One
-    that diverged while it trained has no scores, whatever is asked."""
+def scored_as(result: Mapping[str, Any], spec: Eval, own_statistics: bool = False, *, reals: str = "") -> bool:
+    """Whether a result was scored as `spec` asks, by the scoring code of today; `own_statistics` and `reals` as of
+    `ids.of_scoring`. One that diverged while it trained has no scores, whatever is asked."""
     if result.get("diverged_in") == "training":
         return True
-    wanted, stored = ids.of_scoring(spec, reals), result.get("config", {}).get("eval")
+    wanted = ids.of_scoring(spec, own_statistics, reals=reals)
+    stored = result.get("config", {}).get("eval")
     if "scoring" not in result and stored == scoring_to_plain(spec):
         return not wanted["epochs"] and not reals
     return scoring_of(result) == wanted

@@ -59,14 +59,15 @@ def frechet_records(
     }
 
 
-def frechet_heading(name: str, prefix: str, label: str) -> Heading | None:
-    """Of a Fréchet distance on other features than Inception's: `label` and the counts in its name."""
+def frechet_heading(name: str, prefix: str, label: str, features: int) -> Heading | None:
+    """Of a Fréchet distance on so many other features than Inception's: `label` and the counts in its name."""
     if not name.startswith(prefix):
         return None
     if to_trained(name):
         return Heading(role="distance", label=label + name.removeprefix(prefix))
     apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
-    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart)
+    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart,
+                   features=features)  # fmt: skip
 
 
 def to_trained(name: str) -> bool:

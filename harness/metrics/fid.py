@@ -9,6 +9,7 @@ from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Reco
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import frechet_records, moment_needs, to_trained
 
+FEATURES = 2048
 PAPER = "fid50k_full"  # 50,000 fakes against all images of the training split
 
 EPOCH = 1
@@ -38,6 +39,6 @@ def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
     if to_trained(name):
         return Heading(role="distance", label=name)
     if name == PAPER:
-        return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid")
+        return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid", features=FEATURES)
     apart = f"the paper's FID takes 50,000 generated images against all reals: {name} is not comparable"
-    return Heading(role="distance", label=name, headline=True, rank=1, apart=apart)
+    return Heading(role="distance", label=name, headline=True, rank=1, apart=apart, features=FEATURES)

@@ -16,9 +16,11 @@ from harness.disk import is_full, write_atomic
 from harness.errors import Lost, one_line, redact
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
+from harness.orchestration import shared
 from harness.orchestration.schedule import Ended
 from harness.store import lease, remote
-from harness.store.folder import Fenced, bump, owner, take
+from harness.store.folder import Fenced, bump, owner, scorings, take
+from harness.trial.live import Pulse
 
 DRIVER = "driver"  # in a run's options on their way to a worker: what else it hears
 VARIABLES = "NASHBOARD_"
@@ -27,10 +29,15 @@ Work = Callable[[dict[str, Any], Path, dict[str, Any], Any, int], str]
 
 
 class Control:
-    """What a trial sees of its driver: the `Control` of harness/trial/run.py."""
+    """What a trial sees of its driver: the `Control` of harness/trial/live.py."""
 
     def __init__(self) -> None:
-        self.reports, self.last, self.stopping = 0, dict[str, Any](), False
+        self.reports, self.beats, self.last, self.stopping = 0, 0, dict[str, Any](), False
+
+    @property
+    def signs(self) -> int:
+        """How often it has shown that it lives."""
+        return self.reports + self.beats
 
     def stop(self) -> bool:
         return self.stopping
@@ -38,22 +45,36 @@ class Control:
     def report(self, progress: dict[str, Any]) -> None:
         self.reports, self.last = self.reports + 1, progress
 
+    def beat(self) -> None:
+        self.beats += 1  # of another thread than `reports`
+
 
 def make(
-    worker: str, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, number: int
+    worker: str,
+    config: dict[str, Any],
+    folder: Path,
+    run: dict[str, Any],
+    control: Control,
+    number: int,
+    node: str = "",
 ) -> Ended:
     """Make attempt `number` at a trial; an exception ends it as failed, with its traceback in the folder.
 
     `worker`: "module:function" with the signature of `trial.run`; the sources of plugins from outside that came with
-    `run` are in use before it is looked up.
+    `run` are in use before it is looked up. `node`: what else than its name to call the machine. What is done here
+    beside the work itself shows signs of life, so that only the work's own silence counts.
     """
     try:
-        options = unpacked(run)
-        module, _, function = worker.partition(":")
-        work: Work = getattr(importlib.import_module(module), function)
+        with Pulse(control):
+            options = unpacked(run)
+            shared.see(folder, number, node)
+            module, _, function = worker.partition(":")
+            work: Work = getattr(importlib.import_module(module), function)
         if remote.url() is not None:
             return Ended(_in_scratch(work, config, folder, options, control, number))
         return Ended(work(config, folder, options, control, number))
+    except shared.NotShared as e:
+        return Ended("interrupted", str(e), fatal=e.exit_code)
     except Exception as e:
         return failure(e, folder, number)
 
@@ -91,10 +112,11 @@ def begin(folder: Path) -> int:
 def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, n: int) -> str:
     """`work` in a folder of this node that begins as what the URL holds of the trial, and is sent there."""
     under = f"trials/{folder.name}"
-    with tempfile.TemporaryDirectory(prefix="nashboard-") as scratch:
+    with Pulse(control) as pulse, tempfile.TemporaryDirectory(prefix="nashboard-") as scratch:
         home = Path(scratch, folder.name)
         home.mkdir()
         store = remote.insist(lambda: remote.begin(folder.name, home))
+        began = {path.name: path.read_bytes() for path in scorings(home)}
 
         def ours() -> bool:
             now = store.read(f"{under}/attempt")
@@ -106,10 +128,15 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
         def send() -> None:
             if ours():
                 store.push(home, under, ours)
+                return
+            for path in scorings(home):  # what a scoring found is nobody else's, whose trial it may be now
+                if path.read_bytes() != began.get(path.name):
+                    remote.give(store, path, under)
 
         with remote.again_and_again(send):
             try:
-                return work(config, home, run, control, n)
+                with pulse.silent():
+                    return work(config, home, run, control, n)
             except Exception:
                 (home / "traceback.txt").write_text(redact(traceback.format_exc()))
                 if ours():
@@ -125,7 +152,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     if isinstance(e, Lost):
         return Ended("crashed", f"another of its processes was lost ({text})")
     if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
-        return Ended("interrupted", text, fatal=True)
+        return Ended("interrupted", f"{text}; make room, then give the same command again", fatal=1)
     with contextlib.suppress(OSError):
         (folder / "traceback.txt").write_text(redact("".join(traceback.format_exception(e))))
     return Ended("oom" if out_of_memory(e) else "failed", text)

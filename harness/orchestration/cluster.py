@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from harness import command
+from harness import command, proxies
 from harness.disk import ROOT
 from harness.errors import UserError, redact
+from harness.process import cores, on_ending
 from harness.store import lock
 
 MARK = "NASHBOARD_DRIVER"
@@ -35,6 +35,7 @@ _LONGEST = 107 - len(f"/{_PREFIX}1234567-12345678/r/session_2026-11-25_14-26-01_
 def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
     """A running Ray, ours or the cluster at `address`; shut down or left on exit."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    proxies.spare_this_machine()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     _shut_token_file()
     with contextlib.ExitStack() as stack:
@@ -47,9 +48,10 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             _sweep()
             stack.enter_context(_environment(_of_our_own()))
             options |= {"address": "local", "include_dashboard": False, "object_store_memory": 100 * 2**20}
+            options["num_cpus"] = cores()
             options["_temp_dir"] = str(_session_folder())
         else:
-            _reach(address)
+            reach(address)
             options["address"] = address
             if ship_code:
                 options["runtime_env"] = {"py_modules": [str(ROOT / "harness"), str(ROOT / "backbones")]}
@@ -60,10 +62,11 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
             if address is None:
                 stack.enter_context(_on_loopback())
             try:
-                ray.init(**options)
-            except (ConnectionError, RuntimeError, ValueError) as e:
-                where = address or "a local Ray"
-                raise UserError(f"--ray-address {where}: did not answer as Ray: {first_line(e)}") from e
+                with _deaf():
+                    ray.init(**options)
+            except Exception as e:  # Ray raises of all kinds
+                where = f"--ray-address {address}: did not answer as Ray" if address else "Ray did not start here"
+                raise UserError(f"{where}: {type(e).__name__}: {first_line(e)}") from e
         try:
             if asked:
                 raise KeyboardInterrupt
@@ -74,23 +77,28 @@ def connect(address: str | None, ship_code: bool) -> Iterator[Any]:
 
 @contextmanager
 def _patient() -> Iterator[list[int]]:
-    """While Ray starts, a first Ctrl-C is only noted: inside, it would leave half a Ray, or end this process by a fault
-    in Ray's own code. A second one ends it at once."""
+    """While Ray starts, a first Ctrl-C, SIGTERM or SIGHUP is only noted: inside, it would leave half a Ray, or end this
+    process by a fault in Ray's own code. A second Ctrl-C ends it at once."""
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        if len(asked) > 1:
+        if asked.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
+    with on_ending(note):
         yield asked
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started within hears no hangup: a terminal that goes away tells all its processes, and Ray's would end
+    at once, with the trials that the driver has yet to save."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _of_our_own() -> dict[str, str]:
@@ -186,8 +194,8 @@ def _shut_token_file() -> None:
             path.chmod(0o600)
 
 
-def _reach(address: str) -> None:
-    """Fail in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
+def reach(address: str) -> None:
+    """Raise UserError in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379")

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.console import duration
 from harness.experiment.matrix import Entry, entries
@@ -20,6 +20,9 @@ from harness.report.tables import Grid
 from harness.store import code
 from harness.store.checkpoint import KEEP
 from harness.store.folder import finished, stored
+
+if TYPE_CHECKING:
+    from harness.data.imageset import ImageSet
 
 UNTRAINED = ("to do", "data not here", "scored otherwise")  # the last: its networks are gone; matrix asks first
 
@@ -106,16 +109,28 @@ def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int, best
 
 def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     """Parameters of G, with what its variants add, and of D; the networks are built without memory."""
-    import numpy as np
     import torch
 
-    from harness.data.imageset import ImageSet
     from harness.training.arm import build
 
-    nothing = np.empty((0, 3, resolution, resolution), np.uint8)
     with torch.device("meta"):
-        g, d, _ = build(trial, ImageSet(nothing, None, classes, "", {}), torch.device("meta"))
+        g, d, _ = build(trial, _blank(resolution, classes), torch.device("meta"))
     return sum(p.numel() for p in g.parameters()), sum(p.numel() for p in d.parameters())
+
+
+def unseen(trial: Trial) -> "ImageSet | None":
+    """What stands for a trial's images that are not here, as `preflight` asks for it: of their size and no more; None
+    where only the files know that."""
+    side = resolution(trial)
+    return None if side is None else _blank(side, CLASSES if trial.conditional else 0)
+
+
+def _blank(resolution: int, classes: int) -> "ImageSet":
+    import numpy as np
+
+    from harness.data.imageset import ImageSet
+
+    return ImageSet(np.empty((0, 3, resolution, resolution), np.uint8), None, classes, "", {})
 
 
 def disk(trials: Iterable[Entry]) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class Store:
         self._local = "file" in self._protocols
         self._memory = memory  # a file that keeps `seen`
         self.seen: dict[str, Any] = {}  # what was pulled or sent, in the version that it had
+        self._brought: dict[str, list[int]] = {}  # what was pulled, as it then lay here
         if memory is not None and memory.exists():
             self.seen = json.loads(memory.read_text())
 
@@ -61,7 +62,7 @@ class Store:
                 self._fs.get_file(f"{self._root}/{path}", str(part))
                 if (path, target, version) not in pointers:
                     part.replace(target)
-                    self.seen[path] = version
+                    self.seen[path], self._brought[path] = version, _here(target)
         for path, target, version in sorted(pointers, key=lambda c: c[0].endswith("result.json")):
             target.with_name(f".{target.name}.part").replace(target)
             self.seen[path] = version
@@ -121,10 +122,10 @@ class Store:
             self._drop_stale(folder, under)
 
     def put(self, path: Path, to: str) -> None:
-        """Send one file, if it is another than last time."""
-        stat = path.stat()
-        version = [stat.st_size, stat.st_mtime_ns]
-        if self.seen.get(to) != version:
+        """Send one file, if it is another than last time. What was only brought may be older by now than what is
+        there."""
+        version = _here(path)
+        if version not in (self.seen.get(to), self._brought.get(to)):
             self.write(to, path.read_bytes())
             self.seen[to] = version
 
@@ -216,6 +217,11 @@ class Store:
         except FileNotFoundError:
             return None
         return data
+
+
+def _here(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _version(info: dict[str, Any]) -> list[Any]:

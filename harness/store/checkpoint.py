@@ -37,9 +37,10 @@ def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     return to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"meta": json.dumps(meta)})
 
 
-def decode(data: bytes) -> dict[str, Tensor]:
-    """The tensors of `encode`."""
-    return from_bytes(data)
+def decode(data: bytes) -> Checkpoint:
+    """The inverse of `encode`."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return Checkpoint(from_bytes(data), json.loads(header["__metadata__"]["meta"]))
 
 
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:

@@ -21,6 +21,7 @@ from harness.experiment import ids
 from harness.experiment.parse import scored_as, scoring_of
 from harness.experiment.spec import Trial
 
+LIVELY = ("running", "scoring")  # states of a trial that goes on
 RESULT = "result.json"
 
 
@@ -76,10 +77,9 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
 
 def answer(folder: Path, trial: Trial) -> Path | None:
     """The file of the result that was scored as the trial asks, if there is one."""
-    reals = ids.reals(trial)
-    for name in (RESULT, _name(ids.of_scoring(trial.eval, reals))):
+    for name in (RESULT, _name(trial.scoring)):
         result = read_json(folder / name)
-        if result and scored_as(result, trial.eval, reals):
+        if result and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial)):
             return folder / name
     return None
 
@@ -95,9 +95,14 @@ def stored(folder: Path, trial: Trial) -> dict[str, Any]:
     return finished(folder, trial) or read_json(folder / RESULT)
 
 
+def scorings(folder: Path) -> list[Path]:
+    """The files of the results that have a scoring's name."""
+    return sorted(folder.glob("result-*.json"))
+
+
 def results(folder: Path) -> list[dict[str, Any]]:
     """Every result in the folder, the last one first."""
-    found = [read_json(path) for path in (folder / RESULT, *sorted(folder.glob("result-*.json")))]
+    found = [read_json(path) for path in (folder / RESULT, *scorings(folder))]
     return [result for n, result in enumerate(found) if result and result not in found[:n]]
 
 

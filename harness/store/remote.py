@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from harness.disk import cache_folder
+from harness.disk import cache_folder, read_json
 from harness.errors import UserError, redact
 from harness.store.bucket import FILES, POINTERS, Store, digest
 
@@ -57,6 +57,15 @@ def _named(store: Store, trial: str) -> list[str]:
     with suppress(ValueError):
         names |= set(json.loads(store.read(f"trials/{trial}/{FILES}") or b"[]"))
     return [f"trials/{trial}/{name}" for name in sorted(names)]
+
+
+def give(store: Store, path: Path, under: str) -> None:
+    """Send a scoring's result, with its pictures, to a trial that another attempt owns; none whose networks are not
+    there any more, because they were put away."""
+    result = read_json(path)
+    if store.version(f"{under}/checkpoints/{result.get('networks')}") is not None:
+        for name in (*result.get("figures", {}).values(), path.name):
+            store.put(path.parent / name, f"{under}/{name}")
 
 
 # ── the driver ───────────────────────────────────────────────────────────────

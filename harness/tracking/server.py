@@ -5,7 +5,6 @@ import html
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import process, proxies
 from harness.disk import ROOT
 from harness.errors import UserError
-from harness.tracking import gate, views
-from harness.tracking.mirror import default_uri
+from harness.tracking import gate, sqlite, views
 
 START_S = 90.0
 
@@ -37,6 +36,8 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
     db = results.absolute() / "mlflow.db"
     if not db.exists():
         raise UserError(f"{db}: not there; run a matrix first, or `sync` to build it from the results")
+    uri = sqlite.default_uri(results)
+    sqlite.check(db)
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: must be from 0 to {2**16 - 1}")
     with socket.socket() as probe:
@@ -46,38 +47,31 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
         except OSError as e:
             raise UserError(f"--port {port}: {e.strerror}; give another, like --port {port + 1}") from None
         port = probe.getsockname()[1]  # port 0: any free one
+    proxies.spare_this_machine()
     there = ["--host", host, "--port", str(port), "--workers", "1"]
     artifacts = (results.absolute() / "mlartifacts").as_uri()
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     if key:
         command = [sys.executable, "-m", "uvicorn", "--factory", "harness.tracking.gate:app", *there]
         command += ["--no-access-log", "--app-dir", str(ROOT)]  # a log would hold the key
-        lean[gate.ORDER] = gate.order(key, default_uri(results), artifacts)
+        lean[gate.ORDER] = gate.order(key, uri, artifacts)
     else:
         command = [sys.executable, "-m", "mlflow", "server", *there, "--no-serve-artifacts"]
-        command += ["--backend-store-uri", default_uri(results), "--default-artifact-root", artifacts]
+        command += ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
     base = f"http://{host}:{port}"
-    with (results / "mlflow-server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env={**os.environ, **lean}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            _wait(base, server, log.name)
-            yield base
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
+    try:
+        log = (results / "mlflow-server.log").open("w")
+    except OSError as e:
+        raise UserError(f"{e.filename}: {e.strerror}; MLflow's server needs a folder that can be written") from None
+    with log, process.kept(command, {**os.environ, **lean}, log) as server:
+        _wait(base, server, log.name)
+        yield base
 
 
 def ui(
     results: Path, experiment: str | None, port: int = 5000, *, browse: bool = True, say: Callable[[str], None] = print
 ) -> None:
-    """Serve until Ctrl-C; says, and opens in a browser, the link of the experiment's view."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; says, and opens in a browser, the link of the experiment's view."""
     key = secrets.token_urlsafe(24)
     with contextlib.suppress(KeyboardInterrupt), serve(results, port, key=key) as base:
         link = gate.keyed(view_link(base, experiment, key=key) if experiment else base, key)

@@ -81,8 +81,10 @@ class Sink:
                 self._closing.wait(EVERY_S)
             except Exception as e:  # whatever MLflow or its store raises, trials go on
                 if self.problem is None:  # once an outage
-                    logging.getLogger(__name__).warning("mlflow: %s", _redacted(e))
-                self.problem = _redacted(e)
+                    logging.getLogger(__name__).warning("mlflow: %s", _told(e))
+                self.problem = _told(e)
+                if last and isinstance(e, UserError):
+                    return  # it does not go by itself
                 if last and deadline == math.inf:
                     deadline = time.monotonic() + LAST_TRIES_S
                 if time.monotonic() > deadline:
@@ -108,9 +110,12 @@ def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | No
         except Exception as e:  # whatever MLflow or its store raises
             for folder in new:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_redacted(e)}; results are whole, try again") from e
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_told(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 
 
-def _redacted(e: Exception) -> str:
-    return redact(one_line(e))[:300]
+def _told(e: Exception) -> str:
+    """What went wrong; whole where it says what to do."""
+    return redact(one_line(e, None if isinstance(e, UserError) else 400))

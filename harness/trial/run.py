@@ -5,7 +5,7 @@ A trial that is trained is only scored, by as many drivers as like at once: each
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +29,13 @@ from harness.store import checkpoint, code
 from harness.store.folder import RESULT, finished, keep, results
 from harness.store.journal import Journal, holds, read, series
 from harness.training.arm import build, load_data
+from harness.training.model import used
 from harness.training.ranks import device_index, same, team
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.environment import environment
-from harness.trial.live import Control, Interrupted, Live
+from harness.trial.live import Control, Interrupted, Live, Pulse
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
@@ -46,11 +47,17 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(parse_trial(raw, "trial"))
+    with Pulse(control):
+        trial = with_data(parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
-    live.say("running")
+    with live.pulse:
+        return _to_its_end(trial, folder, options, live)
+
+
+def _to_its_end(trial: Trial, folder: Path, options: Run, live: Live) -> str:
+    live.say("running", "preparing")
     try:
         _run(trial, folder, options, live)
     except (Interrupted, KeyboardInterrupt):
@@ -90,7 +97,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
             )
         state.load(saved.tensors, saved.meta["nimg"])
     made_by = code.note(folder, trial, resumed=saved is not None)
-    trained = _trained(trial, folder, options, live, state, saved, data, hooks, others)
+    world = worlds(saved.meta if saved else None, options.resources.world)
+    trained = _trained(trial, folder, options, live, state, saved, data, hooks, others, world)
     scored: dict[str, Any] = {"metrics": {}}
     if trained.diverged:
         scored |= {"status": "diverged", "reason": trained.diverged, "diverged_in": "training"}
@@ -112,6 +120,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "config": to_plain(trial),
         "env": env,
         "code": made_by,
+        "world": world,
         "identity": identity,
         "scoring": trial.scoring,
         "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
@@ -150,6 +159,7 @@ def _trained(
     data: ImageSet,
     hooks: ArmHooks,
     others: Sequence[Mapping[str, Any]],
+    world: list[int] | None,
 ) -> _Training:
     """Train what is not trained yet. Of a trial that is, nothing is touched: others may score it at this moment."""
     if saved is not None and saved.meta["complete"]:
@@ -157,14 +167,24 @@ def _trained(
         return _Training(saved.file, saved.meta, saved.meta["journal_offset"], cost)
     raw, device = to_plain(trial), state.pl_mean.device
     journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
-    upkeep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
+    upkeep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None, world)
+
+    def wait() -> None:
+        live.check()
+        live.update()
+
     try:
-        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
-            if saved is not None and state.nimg:
-                same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
-            ended = train(
-                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep
-            )  # fmt: skip
+        with team(
+            options.resources.world, device, follow, raw, plain(options),
+            patience_s=options.patience_s, waiting=wait,
+        ):  # fmt: skip
+            same(lambda: checkpoint.encode(saved.tensors, saved.meta) if saved and state.nimg else b"", device)
+            live.update(message=None)
+            with live.pulse.silent():
+                ended = train(
+                    state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional,
+                    upkeep=live.pulse.outside(upkeep),
+                )  # fmt: skip
         if not ended:
             raise Interrupted
         upkeep.finish(state)
@@ -195,7 +215,7 @@ def _scored(
     watch = scoring.Watch(trial, data, folder, trained.meta)
     last = scoring.of_last(trial, state, data, heldout, live, trained.networks, found)
     best = scoring.of_best(watch, state, last, heldout, live, found)
-    under = f"figures/{scoring.chosen(trial, state)[1]}"
+    under = f"figures/{used(trial.eval.weights, state.g_ema is not None)}"
     drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
     figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
     return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
@@ -221,21 +241,25 @@ def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
     )
 
 
-def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
-    """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
-    trial, options = parse_trial(raw, "trial"), parse(Run, run_options, "run")
+def follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any]) -> Callable[[], None]:
+    """What ranks 1, 2, ... do: the same steps without upkeep, from rank 0's checkpoint on where there is one."""
+    trial, options = with_data(parse_trial(raw, "trial")), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
-    if nimg:
-        state.load(checkpoint.decode(same(None, device)), nimg)
 
     def forget(state: State) -> bool:
         state.stats.clear()
         return False
 
-    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+    def rest() -> None:
+        if begun := same(None, device):
+            saved = checkpoint.decode(begun)
+            state.load(saved.tensors, saved.meta["nimg"])
+        train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+
+    return rest
 
 
 def with_data(trial: Trial) -> Trial:
@@ -249,9 +273,18 @@ def with_data(trial: Trial) -> Trial:
     return replace(trial, data=here or "")
 
 
+def worlds(saved: dict[str, Any] | None, now: int) -> list[int] | None:
+    """Numbers of processes that train the trial together: those until its checkpoint, and the present one where it
+    trains on. None where an older version, which did not note them, began it."""
+    if saved is None:
+        return [now]
+    before: list[int] | None = saved.get("world")
+    return before if before is None or saved["complete"] else sorted({*before, now})
+
+
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    g, weights = scoring.chosen(trial, state)
+    g, weights = scoring.chosen(trial, state, data)
     model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
     return gallery.draw(model, folder, f"figures/{weights}")
 

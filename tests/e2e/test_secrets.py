@@ -109,11 +109,11 @@ def commands(home):
 @pytest.fixture
 def mlflow(home):
     """A tracking server, whose database and log lie below `home`."""
-    from harness.tracking.mirror import _create, default_uri
     from harness.tracking.server import serve
+    from harness.tracking.sqlite import create, default_uri
 
     folder = home / "tracking"
-    _create(folder / "mlflow.db", folder / "mlartifacts")
+    create(folder / "mlflow.db", folder / "mlartifacts")
     assert default_uri(folder)
     with serve(folder, 0) as base:
         yield base

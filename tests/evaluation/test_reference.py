@@ -133,6 +133,6 @@ def test_what_the_reference_holds_decides_the_scoring_where_it_is_not_the_traine
     assert "reals" not in trial("disequilibrium", max_images=5).scoring, "D scores what it was trained on"
     assert trial(data="zip:other", max_images=5).scoring != part.scoring
     of_before = {"scoring": ids.of_scoring(part.eval)}  # a distance to the part, by the name of one to the whole
-    assert scored_as(of_before, whole.eval, ids.reals(whole)) and not scored_as(of_before, part.eval, ids.reals(part))
-    older = {"config": {"eval": scoring_to_plain(part.eval)}}
-    assert scored_as(older, whole.eval, ids.reals(whole)) and not scored_as(older, part.eval, ids.reals(part))
+    for result in (of_before, {"config": {"eval": scoring_to_plain(part.eval)}}):
+        assert scored_as(result, whole.eval, reals=ids.reals(whole))
+        assert not scored_as(result, part.eval, reals=ids.reals(part))

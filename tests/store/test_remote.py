@@ -195,6 +195,57 @@ def test_a_worker_whose_trial_is_gone_from_the_url_sends_nothing(tmp_path, monke
     assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("put_away", [False, True])
+def test_a_scoring_of_which_another_attempt_took_the_trial_arrives_unless_its_networks_were_put_away(
+    tmp_path, monkeypatch, put_away
+):
+    """Two drivers score the trial; the other began later and has ended already. What it left is not written over."""
+    monkeypatch.setattr(remote, "EVERY_S", 0.02)
+    monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
+    folder, there = tmp_path / "front/trials/a", tmp_path / "store/trials/a"
+    folder.mkdir(parents=True)
+    train(there, 1)
+    (there / "result-old.json").write_text('{"networks": "001.x.safetensors"}')
+    finish(there)
+
+    def work(config, home, run, control, number):
+        if put_away:
+            changed.supersede(tmp_path / "front", "a")
+            there.mkdir(exist_ok=True)
+        else:
+            attempt.begin(folder)
+            (there / "result-old.json").write_text("scored again")
+            (there / "result.json").write_text('{"status": "the other"}')
+        until(lambda: (home / "attempt").read_text() != str(number), 5)
+        (home / "figures").mkdir()
+        (home / "figures" / "a.png").write_text("drawn")
+        ours = {"networks": "001.x.safetensors", "figures": {"a": "figures/a.png"}}
+        for name in ("result-ours.json", "result.json"):
+            (home / name).write_text(json.dumps(ours))
+        return "done"
+
+    assert attempt._in_scratch(work, {}, folder, {}, attempt.Control(), attempt.begin(folder)) == "done"
+    left = {p.name for p in there.rglob("*") if p.is_file()}
+    assert ({"result-ours.json", "a.png"} <= left) == (not put_away) and ("result-old.json" in left) == (not put_away)
+    if not put_away:
+        assert (there / "result-old.json").read_text() == "scored again"
+        assert (there / "result.json").read_text() == '{"status": "the other"}'
+
+
+def test_what_was_only_brought_is_not_sent_back(tmp_path):
+    """It may be older by now than what is there: another attempt's result of a scoring."""
+    one, store = tmp_path / "one", Store(f"file://{tmp_path}/store")
+    for name in ("result-a.json", "result-b.json"):
+        store.write(f"trials/a/{name}", b"old")
+    store.pull("trials/a", one)
+    store.write("trials/a/result-a.json", b"new")
+    train(one, 1)
+    (one / "result-b.json").write_text("ours")
+    store.push(one, "trials/a")
+    there = tmp_path / "store/trials/a"
+    assert [(there / f"result-{x}.json").read_text() for x in "ab"] == ["new", "ours"]
+
+
 @pytest.mark.parametrize("after", range(12))
 def test_a_move_may_die_between_any_two_files_and_takes_no_place_that_is_taken(tmp_path, monkeypatch, after):
     monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")

@@ -16,8 +16,9 @@ from PIL import Image
 from harness.store import journal as journals
 from harness.store.journal import Journal
 from harness.tracking import views
-from harness.tracking.mirror import Mirror, default_uri
+from harness.tracking.mirror import Mirror
 from harness.tracking.sink import Sink, sync
+from harness.tracking.sqlite import default_uri
 from tests.fake_trials import entry
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
