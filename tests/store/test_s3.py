@@ -17,7 +17,7 @@ from tests.orchestration.test_cluster import ROOT, end, matrix, short, told, unt
 __all__ = ["short"]  # the fixture
 
 URL = "s3://bucket/runs"
-LONG = ("--local", "--set", "train.total_kimg=0.768")
+LONG = ("--local", "--set", "train.total_kimg=1.536")
 AT_URL = ("unused", "--results", URL, *LONG)
 FROZEN_S = 75
 PATIENCE_S = 600
@@ -107,9 +107,11 @@ def test_a_driver_on_s3_is_killed_and_another_machine_goes_on(short, server, mon
     assert end(matrix(short, "alone", *LONG), PATIENCE_S)[0] == 0
     server.do(late_s=5)
     driver = matrix(short, *AT_URL)
-    until(lambda: there(".safetensors"), 240)
+    until(lambda: Store(URL).paths("one/.lease"), 240)
     monkeypatch.setenv("XDG_CACHE_HOME", str(short / "second"))
     code, out, err = end(matrix(short, *AT_URL), PATIENCE_S)  # while the first one lives
+    until(lambda: there(".safetensors"), 240)
+    assert driver.poll() is None
     assert code == 3 and "another driver (process" in err and "works on it at s3://bucket/runs" in err, out + err
     os.killpg(driver.pid, signal.SIGKILL)
     driver.communicate()
