@@ -41,7 +41,7 @@ class Store:
         self.seen: dict[str, Any] = {}  # what was pulled or sent, in the version that it had
         self._brought: dict[str, list[int]] = {}  # what was pulled, as it then lay here
         if memory is not None and memory.exists():
-            self.seen = json.loads(memory.read_text())
+            self.seen = json.loads(memory.read_text(encoding="utf-8"))
 
     def pull(self, under: str, into: Path, leave: tuple[str, ...] = (), sure: Iterable[str] = ()) -> None:
         """Bring `into` up to date with everything below `under` whose name does not end as in `leave`. Pointers are

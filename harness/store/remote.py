@@ -80,7 +80,7 @@ def folder(text: str) -> Path:
     use(text.rstrip("/"))
     front = cache_folder() / "results" / _place(text.rstrip("/"))
     front.mkdir(parents=True, exist_ok=True)
-    (front / "url").write_text(redact(text))
+    (front / "url").write_text(redact(text), encoding="utf-8")
     refresh(front)
     return front
 
@@ -158,6 +158,11 @@ def publish(path: Path, to: str) -> None:
         if not p.name.startswith("."):
             name = to if p == path else f"{to}/{p.relative_to(path).as_posix()}"
             reach(partial(store.put, p, name), f"{name} did not arrive")
+
+
+def read(path: str) -> bytes | None:
+    """What lies at `path` at the URL; None where nothing does."""
+    return reach(partial(Store(_url or "").read, path))
 
 
 def is_free(under: str) -> bool:
