@@ -296,7 +296,11 @@ def write(page: Path, rows: list[tuple[Door, str, str]]) -> None:
     lines = ["| program | waits at | who gets there | what another user gets |", "| --- | --- | --- | --- |"]
     for door, who, answer in rows:
         ip, _, _ = door.address.rpartition(":")
-        at = f"{door.kind} {plain(ip)}" if door.kind != "unix" else f"socket {Path(door.address).name}"
+        at = (
+            f"{door.kind} {plain(ip)}"
+            if door.kind != "unix"
+            else f"socket {Path(door.address).name.partition('-ray-')[0]}"
+        )
         line = (
             f"| {door.program} | {at} | {who} | {answer or ('a closed door' if who == 'its user' else 'not asked')} |"
         )
