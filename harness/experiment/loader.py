@@ -77,6 +77,9 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, "whole number of more than 64 bits", node.start_mark)
         return value
 
+    def construct_text(self, node: Any) -> Any:
+        return self.construct_scalar(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -91,7 +94,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 for _sign in ("value", "merge"):  # a bare `=` or `<<` that is no key has a type of its own in YAML 1.1: text is meant
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_sign}", yaml.SafeLoader.construct_yaml_str)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_sign}", _Loader.construct_text)
 
 
 class _Words(_Loader):

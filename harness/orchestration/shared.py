@@ -53,8 +53,10 @@ def result(folder: Path, trial: Trial) -> dict[str, Any]:
     if remote.url() is None:
         _look_again(folder)
         return finished(folder, trial) or {}
-    found = (parsed(_at_url(folder, name)) for name in names(trial))
-    return next((one for one in found if answers(one, trial)), {})
+    with contextlib.suppress(Exception):  # whatever fsspec's backends raise: asked again, until the patience ends
+        found = (parsed(_at_url(folder, name, tries=3)) for name in names(trial))
+        return next((one for one in found if answers(one, trial)), {})
+    return {}
 
 
 def catch_up(entries: Iterable[Entry], results: Path) -> None:
@@ -75,14 +77,12 @@ def _noted(folder: Path) -> int | None:
     if remote.url() is None:
         _look_again(folder)
         return owner(folder)
-    raw = _at_url(folder, "attempt")
+    raw = _at_url(folder, "attempt", remote.TRIES)  # no answer for a while is another thing than nothing there
     return int(raw) if raw and raw.isdigit() else None
 
 
-def _at_url(folder: Path, name: str) -> bytes | None:
-    with contextlib.suppress(Exception):  # whatever fsspec's backends raise: asked again, until the patience ends
-        return Store(str(remote.url())).read(f"trials/{folder.name}/{name}")
-    return None
+def _at_url(folder: Path, name: str, tries: int) -> bytes | None:
+    return remote.insist(lambda: Store(str(remote.url())).read(f"trials/{folder.name}/{name}"), tries)
 
 
 def _look_again(folder: Path) -> None:
