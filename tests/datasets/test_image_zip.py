@@ -38,7 +38,7 @@ def test_channels_and_formats_become_rgb(tmp_path: Path) -> None:
         "g.jpg": png(np.full((16, 16, 3), 200, np.uint8), format="JPEG"),
         "h.jpeg": png(np.full((16, 16), 100, np.uint8), format="JPEG"),
     }
-    images = image_zip.load(image_zip.Options(write_zip(tmp_path / "a.zip", files))).images.transpose(0, 2, 3, 1)
+    images = image_zip.load(image_zip.Options(write_zip(tmp_path / "a.zip", files))).images[:].transpose(0, 2, 3, 1)
     assert np.array_equal(images[0], np.dstack([grey] * 3))
     assert np.array_equal(images[1], rgb) and np.array_equal(images[3], rgb)
     over_white = rgb * 0.2 + 255 * 0.8
