@@ -6,6 +6,7 @@ decode.py         one image file to pixels
 image_files.py    the images of a ZIP or folder
 archive.py        writing a ZIP that a killed run can continue
 pixel_cache.py    decoded once for all trials
+stacked.py        three grey images as one of three channels
 idx_files.py      MNIST's format
 download.py       a published file, whole or not at all
 cifar_batches.py  CIFAR's pickles, nothing executed

@@ -5,14 +5,14 @@ and i. Triples of the training split come from the 60,000 images, held-out ones 
 when it is asked for: 128,000 of them take 60 MB.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.stacked import Stacked
 from harness.datasets import _fashion_files as _files
 from harness.rng import derive
 
@@ -33,34 +33,6 @@ class Options:
     expect_full: bool = True  # false: files of the format with any images are accepted
 
 
-class Stacked:
-    """Images uint8 [N, 3, R, R] that are put together when they are asked for; read like an array.
-
-    `grey` uint8 [M, R, R]; `triples` int64 [N, 3]: which of them are the three channels of an image.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, grey: np.ndarray, triples: np.ndarray) -> None:
-        self.grey, self.triples = grey, triples
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.triples), 3, *self.grey.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.triples)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return self.grey[self.triples[rows]]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-
 def identity(options: Options) -> str:
     """That of Fashion-MNIST's files: with them the options decide every image."""
     return _files.identity(options.path)
@@ -76,7 +48,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
     count = options.num_images if split == "train" else options.num_heldout
     triples = draw(len(grey), count, options.seed, split)
     labels = classes[triples] @ np.array([100, 10, 1])
-    images = Stacked(_files.sized(grey, options.resize)[:, 0], triples)
+    images = Stacked(_files.sized(grey, options.resize)[:, 0], classes, triples)
     about = {
         "name": "stacked_fashion_mnist",
         "split": split,
