@@ -47,6 +47,8 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 
 
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    if not name.startswith(("density_", "coverage_")):
+        return None
     return Heading(role="other", label=name.replace("_", " "))
 
 

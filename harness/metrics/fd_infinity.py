@@ -64,6 +64,8 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 
 
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
+    if not name.startswith("fd_infinity_"):
+        return None
     return Heading(role="distance", label=name.replace("_", " ").replace("fd infinity", "FD-infinity"), rank=4)
 
 

@@ -70,7 +70,9 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 
 
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
-    label = name.replace("modes_kl", "KL of modes").replace("modes", "modes").replace("_", " ")
+    if not name.startswith("modes"):
+        return None
+    label = name.replace("modes_kl", "KL of modes").replace("_", " ")
     return Heading(role="other", label=label, headline=name == f"modes{short(protocol['num_fakes'])}", rank=1)
 
 
@@ -113,9 +115,8 @@ def _samples(setting: Setting) -> tuple[Sample, Sample]:
     """Of the fakes, and of as many held-out reals."""
     images, heldout = setting.data.images, setting.heldout
     if not isinstance(images, Stacked) or heldout is None:
-        raise UserError(
-            f"eval: metrics.modes: {setting.data.about['name']} is no stacked set; use it with stacked_fashion_mnist"
-        )
+        name = setting.data.about.get("name", "this dataset")
+        raise UserError(f"eval: metrics.modes: {name} is no stacked set; use it with stacked_fashion_mnist")
     num_fakes = setting.spec.num_fakes
     if num_fakes > len(heldout):
         raise UserError(
