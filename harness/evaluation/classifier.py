@@ -1,7 +1,8 @@
 """A small classifier of grey images, trained here: what the metric `modes` reads three channels with.
 
-It is fitted on the first five sixths of the images that it is given and judged on the rest, which it never saw; how
-often each class is read as each other (its confusion) is kept with its weights. Both lie in the cache folder under the
+It is fitted on the first five sixths of the images that it is given and judged on the rest, which it never saw. A
+reading is a class and how sure of it the network is, in five steps: what is sure is hardly ever wrong. How often each
+class gives each reading (the confusion) is kept with the weights. Both lie in the cache folder under the
 content of images, classes and recipe, and are made once per machine, under a lock.
 """
 
@@ -11,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ EPOCH = 1  # raised when the same images give another classifier
 CLASSES = 10
 EPOCHS, BATCH_SIZE, PEAK_LR, SEED = 3, 128, 4e-3, 0
 WIDTHS = (16, 32, 64)
+SURE = (0.5, 0.7, 0.9, 0.99)
+"""The probabilities that part the five steps."""
+READINGS = CLASSES * (len(SURE) + 1)
 RECIPE = f"CNN {'-'.join(map(str, WIDTHS))}, {EPOCHS} epochs, recipe {EPOCH}, seed {SEED}"
 
 
@@ -52,7 +56,7 @@ class Network(nn.Module):
 
 
 class Classifier(NamedTuple):
-    """`confusion` float64 [10, 10]: row, the true class; column, how often it is read as each; rows sum to 1."""
+    """`confusion` float64 [10, 50]: row, the true class; column, how often it gives each reading; rows sum to 1."""
 
     network: Network
     confusion: NDArray[np.float64]
@@ -64,7 +68,7 @@ def key(grey: NDArray[np.uint8], classes: NDArray[np.int64]) -> str:
     """Names the classifier of these images [M, R, R] with their classes [M]."""
     digest = hashlib.sha256(np.ascontiguousarray(grey).data)
     digest.update(np.ascontiguousarray(classes, "<i8").data)
-    recipe = (EPOCH, EPOCHS, BATCH_SIZE, PEAK_LR, SEED, WIDTHS, grey.shape)
+    recipe = (EPOCH, EPOCHS, BATCH_SIZE, PEAK_LR, SEED, WIDTHS, SURE, grey.shape)
     return f"{derive(digest.hexdigest(), recipe):016x}"
 
 
@@ -120,20 +124,25 @@ def _fit(grey: NDArray[np.uint8], classes: NDArray[np.int64], progress: Callable
                 progress(epoch * steps + step + 1, EPOCHS * steps)
     network.eval()
     with torch.inference_mode():
-        read = torch.cat([network(x[:, None]).argmax(1) for x in images[count:].split(500)])
-    confusion = confusion_of(labels[count:].numpy(), read.numpy())
+        log_p = torch.cat([network(x[:, None]) for x in images[count:].split(500)])
+    confusion = confusion_of(labels[count:].numpy(), readings(log_p.numpy()))
     tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
-    accuracy = (read == labels[count:]).double().mean()
+    accuracy = (log_p.argmax(1) == labels[count:]).double().mean()
     body = save({**tensors, "confusion": torch.from_numpy(confusion), "accuracy": accuracy})
     return hashlib.sha256(body).digest() + body
 
 
+def readings(log_p: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Log probabilities [..., 10] -> the reading [...]: 5 times the likeliest class, plus how sure it is (0 to 4)."""
+    return log_p.argmax(-1) * (len(SURE) + 1) + np.searchsorted(np.log(SURE), log_p.max(-1))
+
+
 def confusion_of(true: NDArray[np.int64], read: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Shares [10, 10] of each true class that are read as each. Half a count is added to every cell: what was not met
-    among a few thousand images is rare, not impossible."""
-    counts = np.zeros((CLASSES, CLASSES))
+    """Shares [10, 50] of each true class that give each reading. A tenth of a count is added to every cell: what was
+    not met among a few thousand images is rare, not impossible."""
+    counts = np.zeros((CLASSES, READINGS))
     np.add.at(counts, (true, read), 1)
-    counts += 0.5
+    counts += 0.1
     return counts / counts.sum(1, keepdims=True)
 
 

@@ -2,8 +2,9 @@
 
 A classifier that is right about each channel in 92 % of the cases is right about all three in 77 %, and its errors fall
 into modes that the generator does not have: 100 modes are read as 562. The headline is therefore corrected: with the
-confusion C of the classifier, measured on images that it never saw, the counts O of what was read are explained by the
-shares p of the modes that make them most likely,
+confusion C of the classifier, measured on images that it never saw, the counts O of its readings (of each channel a
+class and how sure it is, `harness.evaluation.classifier`) are explained by the shares p of the modes that make them
+most likely,
 
     O[i,j,k] ~ sum over a,b,c of p[a,b,c] C[a,i] C[b,j] C[c,k],
 
@@ -51,19 +52,21 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
         **setting.protocol(),
         "num_fakes": fakes.count,
         "classifier": classifier.RECIPE,
+        "readings": f"class, sure above {classifier.SURE}",
         "em_steps": options.em_steps,
         "threshold": THRESHOLD,
     }
     about = {"accuracy": judge.accuracy, "confusion": judge.confusion.tolist(), "classifier_sha256": judge.sha256}
     found: dict[str, Record] = {}
     for whose, sample in (("", fakes), ("_heldout", reals)):
-        counts = count(evidence.features[sample])
-        raw, shares = counts / counts.sum(), corrected(counts, judge.confusion, options.em_steps)
+        log_p = evidence.features[sample].reshape(sample.count, 3, classifier.CLASSES)
+        raw = table(log_p.argmax(2), classifier.CLASSES) / sample.count
+        shares = corrected(table(classifier.readings(log_p), classifier.READINGS), judge.confusion, options.em_steps)
         tail = f"{whose}{short(sample.count)}"
         found |= {
             f"modes{tail}": record(float((shares > THRESHOLD / shares.size).sum()), "higher", protocol, **about),
             f"modes_kl{tail}": record(kl_to_even(shares), "lower", protocol),
-            f"modes_raw{tail}": record(float((counts > 0).sum()), "higher", protocol),
+            f"modes_raw{tail}": record(float((raw > 0).sum()), "higher", protocol),
             f"modes_kl_raw{tail}": record(kl_to_even(raw), "lower", protocol),
         }
     return found
@@ -76,20 +79,19 @@ def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
     return Heading(role="other", label=label, headline=name == f"modes{short(protocol['num_fakes'])}", rank=1)
 
 
-def count(log_p: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Log probabilities [N, 30] of three channels -> how many of N were read as each mode: [10, 10, 10]."""
-    read = log_p.reshape(len(log_p), 3, classifier.CLASSES).argmax(2)
-    counts = np.zeros((classifier.CLASSES,) * 3)
+def table(read: NDArray[np.int64], kinds: int) -> NDArray[np.float64]:
+    """What was read in the three channels of N images, [N, 3] of 0 to kinds - 1 -> how often: [kinds, kinds, kinds]."""
+    counts = np.zeros((kinds,) * 3)
     np.add.at(counts, tuple(read.T), 1)
     return counts
 
 
 def corrected(counts: NDArray[np.float64], confusion: NDArray[np.float64], steps: int) -> Shares:
-    """The shares [10, 10, 10] of the true modes behind `counts` [10, 10, 10], by `steps` steps of EM from even ones.
+    """The shares [10, 10, 10] of the true modes behind `counts` [R, R, R], by `steps` steps of EM from even ones.
 
-    `confusion` [10, 10]: row, the true class of a channel; column, how often it is read as each.
+    `confusion` [10, R]: row, the true class of a channel; column, how often it gives each reading.
     """
-    shares = np.full(counts.shape, 1 / counts.size)
+    shares = np.full((len(confusion),) * 3, len(confusion) ** -3.0)
     total = counts.sum()
     for _ in range(steps):
         expected = _through(shares, confusion)
@@ -99,7 +101,7 @@ def corrected(counts: NDArray[np.float64], confusion: NDArray[np.float64], steps
 
 
 def _through(x: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """x [10, 10, 10] with each axis multiplied by `matrix`: sum over a,b,c of x[a,b,c] m[a,i] m[b,j] m[c,k]."""
+    """x [A, A, A] with each axis multiplied by `matrix` [A, B]: sum over a,b,c of x[a,b,c] m[a,i] m[b,j] m[c,k]."""
     for axis in range(3):
         x = np.moveaxis(np.tensordot(x, matrix, (axis, 0)), -1, axis)
     return x

@@ -70,9 +70,30 @@ def test_kl_of_even_and_of_one_mode() -> None:
 
 
 def test_channels_are_read_in_order() -> None:
-    log_p = np.full((1, 30), -9.0)
-    log_p[0, [7, 10 + 2, 20 + 4]] = 0
-    assert modes.count(log_p)[7, 2, 4] == 1
+    assert modes.table(np.array([[7, 2, 4], [7, 2, 4], [0, 0, 1]]), 10)[[7, 0], [2, 0], [4, 1]].tolist() == [2, 1]
+
+
+def test_a_reading_is_the_class_and_how_sure_it_is() -> None:
+    p = np.full((3, 10), 0.001)
+    p[0, 3], p[1, 3], p[2, 9] = 0.4, 0.8, 0.995
+    assert classifier.readings(np.log(p)).tolist() == [15, 17, 49]
+
+
+def test_sure_readings_tell_more_than_classes_alone() -> None:
+    """The same classifier with and without knowing how sure it was: with it, the estimate of few modes is closer."""
+    rng = np.random.default_rng(0)
+    fine = np.zeros((10, 50))
+    for a in range(10):
+        fine[a, 5 * a + 4], fine[a, 5 * a], fine[a, 5 * ((a + 1) % 10)] = 0.8, 0.1, 0.1  # errors are never sure
+    seen = np.einsum("abc,ai,bj,ck->ijk", planted(100, 0), fine, fine, fine)
+    counts = rng.multinomial(20_000, seen.ravel() / seen.sum()).reshape(50, 50, 50).astype(float)
+    coarse = counts.reshape(10, 5, 10, 5, 10, 5).sum((1, 3, 5))
+    true = np.log(10)
+    errors = [
+        abs(modes.kl_to_even(modes.corrected(c, m, 100)) - true)
+        for c, m in ((counts, fine), (coarse, fine.reshape(10, 10, 5).sum(2)))
+    ]
+    assert errors[0] < errors[1] / 2
 
 
 def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,9 +112,9 @@ def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(monkeypatch: 
     found = classifier.load(name)
     assert found.accuracy > 0.5 and np.allclose(found.confusion.sum(1), 1)
     with torch.inference_mode():
-        kept = found.network(torch.from_numpy(grey[1000:, None])).argmax(1).numpy()
-    assert found.accuracy == pytest.approx((kept == classes[1000:]).mean())
-    assert np.allclose(found.confusion, classifier.confusion_of(classes[1000:], kept))
+        log_p = found.network(torch.from_numpy(grey[1000:, None])).numpy()
+    assert found.accuracy == pytest.approx((log_p.argmax(1) == classes[1000:]).mean())
+    assert np.allclose(found.confusion, classifier.confusion_of(classes[1000:], classifier.readings(log_p)))
 
     told.clear()
     assert classifier.fitted(grey, classes, lambda *_: told.append((0, 0))) == name and not told
@@ -149,8 +170,11 @@ def test_planted_samplers_of_held_out_reals(capsys: pytest.CaptureFixture[str]) 
                     for c in range(10):
                         rows = digit == c
                         triples[rows, channel] = rng.choice(by_class[c], rows.sum())
-                counts = modes.count(log_p[triples].reshape(n, 30))
-                shares = modes.corrected(counts, judge.confusion, 400)
+                read = log_p[triples]  # [n, 3, 10]
+                counts = modes.table(read.argmax(2), 10)
+                shares = modes.corrected(
+                    modes.table(classifier.readings(read), classifier.READINGS), judge.confusion, 400
+                )
                 found, kl = (shares > modes.THRESHOLD / 1000).sum(), modes.kl_to_even(shares)
                 raw = (counts > 0).sum(), modes.kl_to_even(counts / n)
                 lines.append(f"{n:6} {k:5} {found:5} {kl:.3f} (true {np.log(1000 / k):.3f}) raw {raw[0]} {raw[1]:.3f}")
