@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 Split = Literal["train", "test"]
+Channels = Literal[1, 3]
+"""1: grey, one channel; 3: colour, grey repeated."""
 
 
 class Pixels(Protocol):
@@ -30,7 +32,7 @@ class Pixels(Protocol):
 class ImageSet:
     """One split of a dataset.
 
-    `images` uint8 [N, 3, R, R]; `labels` int64 [N] in
+    `images` uint8 [N, C, R, R], C 3 or, grey, 1; `labels` int64 [N] in
     [0, num_classes), or None with `num_classes` 0. `fingerprint` identifies pixels, labels,
     count, resolution and resize filter. `about` is plain data for records. `xflip`: the
     trainer mirrors each image with probability 1/2. `boxes` float64 [N, 4], where the object
@@ -49,8 +51,23 @@ class ImageSet:
         return len(self.images)
 
     @property
+    def channels(self) -> int:
+        return int(self.images.shape[1])
+
+    @property
     def resolution(self) -> int:
         return int(self.images.shape[-1])
+
+
+def with_channels(images: np.ndarray, channels: Channels) -> np.ndarray:
+    """uint8 [N, 1 or 3, R, R] -> [N, channels, R, R]: grey is repeated, colour becomes its luma (ITU-R BT.601 in
+    Pillow's 16-bit integers, as its mode "L"; grey stored as colour keeps its values)."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=1)
+    red, green, blue = np.moveaxis(images.astype(np.uint32), 1, 0)
+    return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[:, None]
 
 
 def blocks(images: Pixels, size: int = 1024) -> Iterator[np.ndarray]:
@@ -60,8 +77,10 @@ def blocks(images: Pixels, size: int = 1024) -> Iterator[np.ndarray]:
 
 
 def fingerprint(images: Pixels, labels: np.ndarray | None, filter: str) -> str:
-    """32 hex digits over the pixels [N, 3, R, R], the labels, N, R and the resize filter."""
+    """32 hex digits over the pixels [N, C, R, R], the labels, N, R and the resize filter."""
     head = {"count": len(images), "resolution": images.shape[-1], "filter": filter, "labelled": labels is not None}
+    if images.shape[1] != 3:
+        head["channels"] = images.shape[1]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     if labels is not None:
         digest.update(labels.astype("<i8").tobytes())

@@ -11,7 +11,7 @@ import numpy as np
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
 from harness.data.download import Progress, fetch, printed
-from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError, one_line
 
 EPOCH = 1
@@ -30,6 +30,7 @@ class Options:
 
     path: Path = Path("data/cifar-10-python.tar.gz")
     xflip: bool = False
+    channels: Channels = 3
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any number of images are accepted
 
@@ -48,7 +49,7 @@ def has_test(options: Options) -> bool:
 
 
 def load(options: Options, split: Split = "train") -> ImageSet:
-    """50,000 training or 10,000 test images [N, 3, 32, 32] in the archive's order, 10 classes."""
+    """50,000 training or 10,000 test images [N, channels, 32, 32] in the archive's order, 10 classes."""
     place = f"dataset.path: {options.path}"
     if not options.path.exists():
         download(options.path)
@@ -62,7 +63,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
             f"{place}: the {split} batches hold {counts} images: must be {len(_BATCHES[split])} x 10000; "
             "get the whole archive, or set dataset.expect_full to false"
         )
-    images = np.concatenate([x for x, _ in parts])[: options.max_images]
+    images = with_channels(np.concatenate([x for x, _ in parts])[: options.max_images], options.channels)
     labels = np.concatenate([y for _, y in parts])[: options.max_images]
     about = {
         "name": "cifar10",

@@ -2,16 +2,15 @@
 
 The four IDX files come with Debian's package `dataset-fashion-mnist`, else they are downloaded. A picture of 28x28
 becomes one of 32x32 by two rows and columns of zeros on each side (exact), or by a bilinear resize: a distance to one
-is no distance to the other. Grey is repeated to three channels.
+is no distance to the other. Grey is repeated to three channels, or is one. The two differ in training: a network of one
+channel has other initial gains, spectral norms and R1 (docs/data.md).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-
-from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.datasets import _fashion_files as _files
 
 EPOCH = 1
@@ -23,6 +22,7 @@ class Options:
 
     path: Path | None = None
     resize: Literal["pad2", "bilinear"] = "pad2"
+    channels: Channels = 3
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any images are accepted
@@ -38,10 +38,10 @@ def has_test(options: Options) -> bool:
 
 
 def load(options: Options, split: Split = "train") -> ImageSet:
-    """60,000 training or 10,000 test images [N, 3, 32, 32] in the files' order."""
+    """60,000 training or 10,000 test images [N, channels, 32, 32] in the files' order."""
     grey, labels, folder = _files.read(options.path, split, options.expect_full)
     grey, labels = grey[: options.max_images], labels[: options.max_images]
-    images = np.repeat(_files.sized(grey, options.resize), 3, axis=1)
+    images = with_channels(_files.sized(grey, options.resize), options.channels)
     about = {
         "name": "fashion_mnist",
         "split": split,

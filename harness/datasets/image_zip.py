@@ -15,7 +15,7 @@ from harness.data import identity as _identity
 from harness.data import pixel_cache as _cache
 from harness.data.decode import Filter, decode, require_square, resize
 from harness.data.image_files import ImageFiles, open_files
-from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError
 from harness.rng import derive
 
@@ -34,6 +34,7 @@ class Options:
     resolution: Annotated[int, ">= 4, <= 4096"] | None = None  # None: as stored
     filter: Filter = "lanczos"  # used, and recorded, only where an image must be resized
     xflip: bool = False
+    channels: Channels = 3
     max_images: Annotated[int, ">= 1"] | None = None
     holdout: Annotated[int, ">= 0"] = 0  # images kept out of training: the test split
 
@@ -53,7 +54,7 @@ def load(options: Options, split: Split = "train") -> ImageSet:
     names = _select(files.names, options, split)
     labels = None if files.labels is None else np.array([files.labels[n] for n in names], np.int64)
     resolution = options.resolution or _read(files, names[0]).width
-    shape = (len(names), 3, resolution, resolution)
+    shape = (len(names), options.channels, resolution, resolution)
     sizes: set[int] = set()  # as stored, filled while decoding
     pieces = _decode(files, names, options, resolution, sizes)
 
@@ -104,7 +105,7 @@ def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]
 def _decode(
     files: ImageFiles, names: list[str], options: Options, resolution: int, sizes: set[int]
 ) -> Iterator[np.ndarray]:
-    """The images in blocks [n, 3, resolution, resolution]; adds their stored sizes to `sizes`."""
+    """The images in blocks [n, channels, resolution, resolution]; adds their stored sizes to `sizes`."""
 
     def one(name: str) -> np.ndarray:
         image = _read(files, name)
@@ -118,7 +119,8 @@ def _decode(
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(names), 256):
-            yield np.stack(list(pool.map(one, names[start : start + 256])))
+            block = np.stack(list(pool.map(one, names[start : start + 256])))
+            yield with_channels(block, options.channels)
 
 
 def _of(content: str | None, pieces: Iterator[np.ndarray], options: Options) -> Iterator[np.ndarray]:
@@ -140,4 +142,5 @@ def _cache_key(
 ) -> str:
     """Of the files' content and what is made of them; labels are part of the stored fingerprint."""
     labelled = None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
-    return f"{derive(content, names, labelled, resolution, options.filter):016x}"
+    grey = ("grey",) if options.channels == 1 else ()
+    return f"{derive(content, names, labelled, resolution, options.filter, *grey):016x}"

@@ -1,7 +1,7 @@
 """Feature extractors. The only file that imports torch_fidelity.
 
-An extractor takes uint8 images [N, 3, H, W] of any size and gives its layers as float32
-[N, D]. Its resize and normalisation belong to it: a Fréchet distance is only comparable
+An extractor takes uint8 images [N, C, H, W] of any size, grey ones (C = 1) as three equal channels, and gives its
+layers as float32 [N, D]. Its resize and normalisation belong to it: a Fréchet distance is only comparable
 with another of the same extractor, weights and resize.
 """
 
@@ -91,6 +91,8 @@ def load(extractor: Extractor, layers: tuple[str, ...], device: str) -> Loaded:
 
     @torch.inference_mode()
     def forward(images: Tensor) -> dict[str, Tensor]:
+        if images.shape[1] == 1 and extractor.name != "grey-classifier":
+            images = images.expand(-1, 3, -1, -1)  # grey repeated: said in every protocol
         with torch.autocast(torch.device(device).type, enabled=False):
             out = network(images.to(device))
         for layer, values in zip(layers, out, strict=True):

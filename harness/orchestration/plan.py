@@ -113,7 +113,7 @@ def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     from harness.data.imageset import ImageSet
     from harness.training.arm import build
 
-    nothing = np.empty((0, 3, resolution, resolution), np.uint8)
+    nothing = np.empty((0, getattr(trial.dataset.options, "channels", 3), resolution, resolution), np.uint8)
     with torch.device("meta"):
         g, d, _ = build(trial, ImageSet(nothing, None, classes, "", {}), torch.device("meta"))
     return sum(p.numel() for p in g.parameters()), sum(p.numel() for p in d.parameters())

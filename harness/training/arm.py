@@ -22,7 +22,7 @@ def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGe
     """
     backbone = plugins.find("backbones", trial.backbone.name)
     with seeded(derive(trial.seed, "init")):
-        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data))
+        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data), data.channels)
     encoder, hooks = None, {}
     with seeded(derive(trial.seed, "init.encoder")):
         for variant in trial.variants:

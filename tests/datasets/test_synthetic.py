@@ -1,5 +1,7 @@
 """Drawn images by property: what a scene hangs on, and where its object is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,6 @@ def test_signed_distances_are_one_inside_the_unit_disc_and_no_steeper() -> None:
 
 
 @pytest.mark.parametrize("raw", [{"resolution": 48}, {"resolution": 1024, "num_images": 10**6}])
-def test_impossible_scenes_are_refused(raw: dict[str, int]) -> None:
+def test_impossible_scenes_are_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"resolution: 48|num_images"):
         synthetic.Options(**raw)
