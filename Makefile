@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help smoke test test-all faults check format bench ui picture clean
+.PHONY: help smoke test test-all faults doors check format bench ui picture clean
 help:
-	@echo "make smoke     train baseline, +SEL and +L_align on two cores and print the table (about 4 minutes)"
+	@echo "make smoke     train baseline, +SEL and +L_align and print the table (about 4 minutes on two cores)"
 	@echo "make test      fast tests;  make test-all: also slow and browser tests"
-	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes)"
+	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes on two cores)"
+	@echo "make doors     as root: two users on one machine, and what listens, written to docs/security.md (2 minutes)"
 	@echo "make check     ruff and mypy over source and tests"
 	@echo "make bench     measure speed and cost; figures go to bench/"
 	@echo "make ui        MLflow over results/"
@@ -30,6 +31,9 @@ test-all: $(READY)
 
 faults: $(READY)
 	NASHBOARD_FAULTS=docs/faults.md $(BIN)/python -m pytest -m slow tests/faults
+
+doors: $(READY)
+	NASHBOARD_DOORS=docs/security.md $(BIN)/python -m pytest -m slow tests/e2e/test_doors.py
 
 check: $(READY)
 	$(BIN)/ruff check .

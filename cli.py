@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+        from harness.errors import redact
+
+        self.exit(2, f"{self.prog}: {redact(' '.join(message.split()))}; see {self.prog} --help\n")
 
 
 class Verb(NamedTuple):
@@ -108,18 +110,21 @@ def matrix(args: argparse.Namespace) -> int:
     """Preflight, run what is unfinished, report; 0 when every trial is done."""
     from harness import console
     from harness.experiment import files
-    from harness.orchestration import finished
+    from harness.orchestration import cluster, finished
     from harness.store import remote
 
     _use_inception_weights(args)
     words = [str(args.results), str(args.tracking_uri), *args.set]
     key = finished.key(args.experiment, words, files.plugin_folders(args.experiment, args.set))
-    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.URL not in os.environ
+    plain = args.other_code == "ask" and not args.rescore and not args.accept_old and remote.url() is None
     if plain and (said := finished.recall(args.results, key)):
         _say(said)
         return 0
+    if args.ray_address and not args.local:
+        cluster.reach(args.ray_address)  # before torch is loaded and anything is read
     with _loading():
         from harness.orchestration import matrix, recognise
+        from harness.store.folder import RESULT, answer
 
     experiment = files.load(args.experiment, args.set)
     data = finished.stamps(recognise.paths(experiment))  # before anybody looks: what changes meanwhile is not noted
@@ -133,7 +138,8 @@ def matrix(args: argparse.Namespace) -> int:
     if made.exit_code == 0 and made.told:
         trials = args.results.absolute() / "trials"
         said["first"] = matrix.counted(made.experiment, len(made.trials), len(made.trials))
-        depends = [*(trials / e.id / "result.json" for e in made.trials), *made.written, *made.books]
+        answers = (answer(trials / e.id, e.trial) or trials / e.id / RESULT for e in made.trials)
+        depends = [*answers, *made.written, *made.books]
         folder = trials.parent / made.experiment.name
         finished.keep(folder, key, said, depends, data, matrix.code_outside(made.trials))
     return made.exit_code
@@ -145,16 +151,28 @@ def matrix(args: argparse.Namespace) -> int:
     option("--gpus", type=int, nargs="+", default=[1, 8, 64], help="sizes of cluster to plan for (default: 1 8 64)"),
 )
 def plan(args: argparse.Namespace) -> int:
-    """Print the unique trials in launch order, which cells each serves, what they cost and when they would end."""
+    """Print the unique trials in launch order, which cells each serves, what they cost and when they would end.
+
+    What `matrix` would refuse is refused, but for images and weights that are not here yet: nothing is fetched.
+    """
     _begin(args)
     from harness import console
     from harness.errors import UserError
+    from harness.experiment.matrix import entries
+    from harness.orchestration import fit
     from harness.orchestration import plan as plans
+    from harness.process import cores
+    from harness.store.folder import finished
+    from harness.trial.preflight import preflight
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
-    made = plans.table(experiment, args.results, absent, args.gpus, os.cpu_count() or 1)
+    todo = [e.trial for e in entries(experiment) if not finished(args.results / "trials" / e.id, e.trial)]
+    fit.check(todo, experiment.run)
+    for line in preflight(todo, str(experiment.path), unseen=plans.unseen):
+        console.say(line)
+    made = plans.table(experiment, args.results, absent, args.gpus, cores())
     console.show_table(made.title, made.header, made.rows, notes=made.notes)
     return 0
 
@@ -164,8 +182,10 @@ def report(args: argparse.Namespace) -> int:
     """Write and print the tables as far as they are known."""
     from harness.orchestration import matrix
     from harness.report.collect import collect
+    from harness.report.write import check_begun
 
     found = collect(_recognised(args)[0], args.results.absolute())
+    check_begun(found, args.results)
     _shown(found, matrix.write(found, args.results.absolute()))
     return 0
 
@@ -187,9 +207,9 @@ def stop(args: argparse.Namespace) -> int:
     """Do what Ctrl-C does to the driver that runs the experiment."""
     from harness import console
     from harness.experiment import files
-    from harness.store import lock
+    from harness.store import lease
 
-    who = lock.request_stop(args.results / files.load(args.experiment, args.set).name)
+    who = lease.request_stop(args.results / files.load(args.experiment, args.set).name)
     console.say(f"asked {who} to save and stop")
     return 0
 
@@ -201,10 +221,14 @@ def sync(args: argparse.Namespace) -> int:
     from harness.experiment.matrix import entries
     from harness.report import tables
     from harness.report.collect import collect
+    from harness.report.write import check_begun
+    from harness.store import claim
     from harness.tracking.sink import sync as send
 
     experiment, _ = _recognised(args)
     rep = collect(experiment, args.results.absolute())
+    check_begun(rep, args.results)
+    claim.check(experiment, args.results.absolute())
     uri = send(args.results, experiment.name, entries(experiment), args.tracking_uri, tables.note(rep))
     console.say(f"MLflow is up to date: {uri}")
     return 0
@@ -234,6 +258,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     from harness.training import trained
 
     _use_inception_weights(args)
+    _use_own_cores()
     sets = list(args.set)
     if args.num_fakes is not None:
         sets.append(f"eval.num_fakes={args.num_fakes}")
@@ -272,6 +297,7 @@ def attention(args: argparse.Namespace) -> int:
     from harness import console
     from harness.study import report as attention_report
 
+    _use_own_cores()
     experiment, _ = _recognised(args)
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
@@ -338,6 +364,7 @@ def pictures(args: argparse.Namespace) -> int:
         raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
     if args.samplers and not args.out:
         raise UserError("pictures --samplers: --out: missing; give a folder")
+    _use_own_cores()
     model = trained.load(args.trial) if args.trial else None
     out = args.out or (args.trial if args.trial.is_dir() else args.trial.parent.parent) / "pictures"
     disk.check_writable(out, "--out")
@@ -369,6 +396,8 @@ def data(args: argparse.Namespace) -> int:
             args.name, args.source, args.out, resolution=args.resolution, filter=args.filter,
             max_images=args.max_images, workers=args.workers, progress=progress,
         )  # fmt: skip
+    for note in made.notes:
+        console.say(f"--source: {args.source}: {note}")
     console.say(f"{args.out}: {made.images} images of {made.resolution}x{made.resolution}, {made.size_bytes} bytes")
     return 0
 
@@ -377,17 +406,25 @@ def data(args: argparse.Namespace) -> int:
 def _loading() -> Iterator[None]:
     """While libraries load, Ctrl-C ends the process at once, with 130. A KeyboardInterrupt raised inside an import
     may be swallowed there, or leave half a library that fails later."""
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    try:
+    from harness import process
+
+    with process.on_ending(lambda *_: os._exit(130)):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _use_inception_weights(args: argparse.Namespace) -> None:
     """Trials run in processes of their own, which inherit the environment."""
     if args.inception_weights:
         os.environ["NASHBOARD_INCEPTION_WEIGHTS"] = str(args.inception_weights.absolute())
+
+
+def _use_own_cores() -> None:
+    """Let torch, which heeds what this process is bound to but no control group, have no more threads than cores."""
+    import torch
+
+    from harness.process import cores
+
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def _begin(args: argparse.Namespace) -> None:
@@ -402,9 +439,12 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     is to be said of that."""
     from harness import console
     from harness.experiment import files
+    from harness.experiment.matrix import entries
     from harness.orchestration import recognise
+    from harness.store import remote
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
+    remote.catch_up(args.results, [e.id for e in entries(found.experiment)], console.say)
     for line in found.notes:
         console.say(line)
     return found.experiment, found.absent
@@ -432,13 +472,23 @@ def _say(said: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 all done, 1 some trial not, 2 bad input, 3 busy, 130 interrupted."""
+    from harness import streams
+
+    with streams.unfailing():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
-    from harness import disk
+    from harness import disk, proxies
     from harness.errors import Diverged, UserError
     from harness.store import remote
 
+    proxies.spare_this_machine()
+    disk.use_own_compiler_folder()
     try:
         args.results = remote.folder(args.results)
+        disk.check_folder(args.results, "--results")
         return VERBS[args.verb].run(args)
     except OSError as e:
         if not disk.is_full(e):
@@ -460,6 +510,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The program: `main`, after which a Ctrl-C has nothing left to stop, and must not take the place of its word."""
+    from harness import process
+
+    process.end_as_by_ctrl_c()
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -5,13 +5,15 @@ A backbone is one module in this package with
     Options                                                  frozen dataclass, typed fields
     check(options, resolution, num_classes) -> None          ValueError("key: rule") if it can't be made
     build(options, resolution, num_classes, channels=3) -> (Generator, Discriminator)
+    MOMENTS                                                  whether G keeps running moments; not said: yes
 
 `build` draws the initial weights from torch's global generator, which the caller has
 seeded. `channels` of the images are 1 (grey) or 3. Nothing here knows heatmaps, SEL, Ray or
 MLflow; nothing here imports `harness`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -55,13 +57,16 @@ class Generator(nn.Module):
     """What every generator offers.
 
     Attributes: `z_dim`; `num_classes` (0: unconditional); `resolution` of the images;
-    `sites`, in the order in which `modulate` meets them.
+    `sites`, in the order in which `modulate` meets them; `copied`, the names of buffers that a forward pass in
+    training mode moves and that averaged weights nevertheless take over, as StyleGAN2's w_avg. All others that it
+    moves averaged weights make anew by passes of their own (`moments`).
     """
 
     z_dim: int
     num_classes: int
     resolution: int
     sites: tuple[Site, ...]
+    copied: tuple[str, ...] = ()
 
     def sample_z(self, n: int, rng: torch.Generator) -> Tensor:
         """n latents [n, z_dim] from the prior p_z, on the generator's device."""
@@ -83,6 +88,48 @@ class Generator(nn.Module):
         mixing; a generator without styles ignores it.
         """
         raise NotImplementedError
+
+
+def moments(network: nn.Module) -> list[nn.Module]:
+    """Its layers that keep running moments of what passes them in training mode.
+
+    They are torch's own norms, and every layer that offers what those offer: `momentum`, the share of what passes now
+    in the running moments, and `reset_running_stats()`. A layer that does not is given as many passes as they are, by
+    its own decay.
+    """
+    return [
+        m
+        for m in network.modules()
+        if hasattr(m, "reset_running_stats") and hasattr(m, "momentum") and getattr(m, "track_running_stats", True)
+    ]
+
+
+Note = Callable[[Tensor, Callable[[], object]], None]
+_note: Note | None = None
+
+
+def follow(average: Tensor, value: Tensor, share: float) -> None:
+    """average <- average + share (value - average), in place: what a pass in training mode moves for later, and no
+    pass of training reads. A module tells it so (torch's own norms are known), for where several processes share the
+    microbatches of a step, one microbatch after the other moves it for all of them."""
+
+    def move() -> None:
+        average.lerp_(value, share)
+
+    move()
+    if _note is not None:
+        _note(average, move)
+
+
+@contextmanager
+def noting(note: Note) -> Iterator[None]:
+    """Within, each `follow` is told to `note`: the average, and what moves it once more."""
+    global _note
+    before, _note = _note, note
+    try:
+        yield
+    finally:
+        _note = before
 
 
 class Last(NamedTuple):

@@ -11,17 +11,20 @@ discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in 
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils import parametrizations, parametrize
 
 from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
 EPOCH = 1
+EPOCH_HALF = 2  # in half precision (1: power iteration was in half precision too, on a GPU)
+MOMENTS = True
 
 _BASE, _MAX = 64, 512  # channels at the image's resolution, and the most anywhere, at width 1
 
@@ -33,6 +36,8 @@ class Options:
     width: Annotated[float, "> 0, <= 64"] = 1.0  # multiplies every channel count of G and D
     d_layout: Literal["A", "B"] = "A"
     d_slope: Annotated[float, ">= 0, < 1"] = 0.1  # of D's leaky ReLU
+    first_norm: Literal["map", "vector"] = "map"  # of G: channels of the 4x4 map, or each of its places by itself
+    norm_eps: Annotated[float, "> 0"] = 1e-5  # added to variances in G's batch normalisation
 
 
 def check(options: Options, resolution: int, num_classes: int) -> None:
@@ -62,12 +67,31 @@ def _init(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class _Norm(nn.Module):
-    """Batch normalisation; with classes, its gain and bias are looked up per class."""
+class _Spectral(parametrizations._SpectralNorm):
+    """A weight over its largest singular value, in float32 under autocast too: the power iteration's vectors go on from
+    step to step, and rounding to half precision would stay in them."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def forward(self, weight: Tensor) -> Tensor:
+        kind = weight.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            normalised: Tensor = super().forward(weight)
+        return normalised
+
+
+def _spectral(layer: nn.Module) -> nn.Module:
+    """`layer` with spectral norm, its vectors after torch's own 15 iterations."""
+    parametrize.register_parametrization(layer, "weight", _Spectral(cast(Tensor, layer.weight)))
+    return layer
+
+
+class _Norm(nn.Module):
+    """Batch normalisation of [N, channels, H, W], or where it is a `vector` of [N, channels]; with classes, its gain
+    and bias are looked up per class."""
+
+    def __init__(self, channels: int, num_classes: int, eps: float, vector: bool = False) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels, affine=num_classes == 0)
+        kind = nn.BatchNorm1d if vector else nn.BatchNorm2d
+        self.bn = kind(channels, eps=eps, affine=num_classes == 0)
         if num_classes:
             self.gain, self.bias = nn.Embedding(num_classes, channels), nn.Embedding(num_classes, channels)
             nn.init.ones_(self.gain.weight)
@@ -77,7 +101,8 @@ class _Norm(nn.Module):
         x = self.bn(x)
         if labels is None:
             return x
-        return torch.addcmul(self.bias(labels)[:, :, None, None], x, self.gain(labels)[:, :, None, None])
+        places = (slice(None), slice(None), *(None for _ in x.shape[2:]))
+        return torch.addcmul(self.bias(labels)[places], x, self.gain(labels)[places])
 
 
 class SNDCGANGenerator(Generator):
@@ -97,7 +122,12 @@ class SNDCGANGenerator(Generator):
             _init(nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=False))
             for i, o in zip(widths, widths[1:], strict=False)
         )
-        self.norm = nn.ModuleList(_Norm(c, num_classes) for c in widths)
+        self.vector = options.first_norm == "vector"
+        first = widths[0] * 16 if self.vector else widths[0]
+        self.norm = nn.ModuleList(
+            _Norm(c, num_classes, options.norm_eps, vector=self.vector and not i)
+            for i, c in enumerate([first, *widths[1:]])
+        )
         self.to_rgb = _init(nn.Conv2d(widths[-1], channels, 3, padding=1))
         self.sites = (
             Site("latent", options.z_dim, 0),
@@ -119,10 +149,12 @@ class SNDCGANGenerator(Generator):
         mixing: float = 0.0,
     ) -> Synthesis:
         labels = labels if self.num_classes else None
-        x = self.linear(modulate(self.sites[0], z)).unflatten(1, (-1, 4, 4))
+        x = self.linear(modulate(self.sites[0], z))
+        x = x if self.vector else x.unflatten(1, (-1, 4, 4))
         for i, site in enumerate(self.sites[1:]):
-            x = self.up[i - 1](x) if i else x
-            x = modulate(site, F.relu(self.norm[i](x, labels)))
+            x = self.norm[i](self.up[i - 1](x) if i else x, labels)
+            x = x.unflatten(1, (-1, 4, 4)) if x.ndim == 2 else x
+            x = modulate(site, F.relu(x))
         return Synthesis(torch.tanh(self.to_rgb(x)), z)
 
 
@@ -137,13 +169,13 @@ class SNDCGANDiscriminator(Discriminator):
         self.conv, self.down = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(widths):
             before = channels if i == 0 else (widths[i - 1] if options.d_layout == "B" else c)
-            self.conv.append(spectral_norm(_init(nn.Conv2d(before, c, 3, padding=1))))
+            self.conv.append(_spectral(_init(nn.Conv2d(before, c, 3, padding=1))))
             if i < stages:
                 after = c if options.d_layout == "B" else widths[i + 1]
-                self.down.append(spectral_norm(_init(nn.Conv2d(c, after, 4, stride=2, padding=1))))
-        self.linear = spectral_norm(_init(nn.Linear(widths[-1] * 16, 1)))
+                self.down.append(_spectral(_init(nn.Conv2d(c, after, 4, stride=2, padding=1))))
+        self.linear = _spectral(_init(nn.Linear(widths[-1] * 16, 1)))
         if num_classes:
-            self.embed = spectral_norm(_init(nn.Embedding(num_classes, widths[-1])))
+            self.embed = _spectral(_init(nn.Embedding(num_classes, widths[-1])))
         self.taps = tuple(str(resolution >> i) for i in range(stages + 1))
 
     def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:

@@ -25,6 +25,7 @@ from backbones import _layers as L
 from backbones._fir import setup_filter, upsample2d
 
 EPOCH = 1
+MOMENTS = False
 
 D_MAPPING_LAYERS = 8
 
@@ -247,6 +248,7 @@ class Generator(backbones.Generator):
     """
 
     LATENT = "latent"
+    copied = ("mapping.w_avg",)
 
     def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -279,7 +281,7 @@ class Generator(backbones.Generator):
     ) -> Synthesis:
         w = self.mapping(modulate(self.latent, z), labels)
         if self.training:
-            self.mapping.w_avg.lerp_(w.detach().mean(0), 1 - self.w_avg_beta)
+            backbones.follow(self.mapping.w_avg, w.detach().mean(0), 1 - self.w_avg_beta)
         ws = w[:, None].expand(-1, self.num_ws, -1)
         if mixing:
             ws = self._mix(ws, labels, modulate, draws("mixing") if draws else None, mixing)

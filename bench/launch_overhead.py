@@ -27,6 +27,7 @@ from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Eval, Plugin, Run, Train, Trial
 from harness.orchestration.attempt import Control
 from harness.orchestration.launch import launch
+from harness.process import cores
 
 OUT = Path(__file__).with_suffix(".json")
 ROOT = OUT.parent.parent
@@ -124,7 +125,7 @@ def experiment(seeds: int, kimg: float) -> Iterator[tuple[Path, list[Entry], Run
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "overhead.yaml")
         numbers = ", ".join(map(str, range(seeds)))
-        path.write_text(TRAINING.format(seeds=numbers, kimg=kimg, cpus=os.cpu_count() or 1))
+        path.write_text(TRAINING.format(seeds=numbers, kimg=kimg, cpus=cores()))
         loaded = files.load(path)
         yield Path(folder), list(entries(loaded)), loaded.run
 
@@ -146,7 +147,7 @@ def added_per_trial(seeds: int, kimg: float) -> dict[str, float]:
     """Launched against a plain loop in a fresh process. Start and end of Ray are not in it, the start of the one
     worker is: it is added to the first training, and apart from what each further one is made to wait."""
     command = [sys.executable, "-m", "bench.launch_overhead", "--plain", str(seeds), str(kimg)]
-    environ = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    environ = {**os.environ, "OMP_NUM_THREADS": str(cores())}
     said = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True).stdout
     alone = json.loads(said.splitlines()[-1])
     with experiment(seeds, kimg) as (folder, todo, run):
@@ -211,7 +212,7 @@ def main() -> None:
     from harness.trial.environment import commit  # brings torch, which the driver of a real matrix holds too
 
     found: dict[str, Any] = {
-        "commit": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "commit": commit(), "machine": f"{platform.machine()}, {cores()} cores",
         "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 1),
         "command_to_first_step_s": to_first_step(),
     }  # fmt: skip

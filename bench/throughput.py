@@ -10,7 +10,6 @@ of its size. A figure replaces the one of the same shape and device; the others 
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from harness.experiment.parse import to_plain
 from harness.experiment.spec import Resources, Run, Trial
 from harness.orchestration import speeds
 from harness.plugins import find
+from harness.process import cores
 from harness.training.arm import build
 from harness.training.state import State, new_state
 from harness.training.train import train
@@ -71,7 +71,7 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     env = environment(device)
     about = {"commit": env["commit"], "torch": env["versions"]["torch"], "clock": args.clock, "steps": args.steps}
-    about |= {"machine": f"{name if name != 'cpu' else env['machine']['cpu']}, {os.cpu_count()} cores"}
+    about |= {"machine": f"{name if name != 'cpu' else env['machine']['cpu']}, {cores()} cores"}
     rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
     for t in distinct(args.experiments):
         trial.prepare_device(Run(Resources(cpus=args.threads), device="cuda" if device.type == "cuda" else "cpu"), t)

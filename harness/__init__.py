@@ -11,7 +11,11 @@ store/                              a trial's folder
 data/ experiment/ variants/         images; what an experiment is; SHELF
 method/                             mathematics
 plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
-disk.py                             files that appear whole or not at all
+disk.py locks.py                    files that appear whole or not at all; what one process at a time holds
+command.py                          the command that began it all, as it may be stored
 pickles.py                          what a pickle holds, read without executing anything
-console.py errors.py rng.py         the terminal; how work ends early; random streams
+console.py streams.py               the terminal; output that never fails
+errors.py rng.py                    how work ends early; random streams
+proxies.py                          this machine is reached without the site's proxy
+process.py                          the cores that it may use, the signals that end it, children that end with it
 """

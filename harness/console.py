@@ -17,6 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.streams import fitting, safe
+
 STYLES = {
     "done": "green", "running": "cyan", "scoring": "cyan", "waiting": "dim", "diverged": "magenta",
     "interrupted": "yellow",
@@ -33,7 +35,7 @@ class Progress:
 
     def __init__(self, names: Mapping[str, str], stream: TextIO | None = None) -> None:
         """`names`: {trial id: what to call it}, in launch order."""
-        self._console = Console(file=stream or sys.stdout, highlight=False)
+        self._console = _console(stream)
         self._names = dict(names)
         self._now: dict[str, dict[str, Any]] = {id: {"word": "waiting"} for id in names}
         self._said: dict[str, float] = {}
@@ -135,7 +137,8 @@ def show_table(
     stream: TextIO | None = None,
 ) -> None:
     """Print a table: text columns first-left, others right; `notes` below. No cell is ever cut off."""
-    console = Console(file=stream or sys.stdout, highlight=False)
+    console = _console(stream)
+    title, columns, rows = _fitting((title, columns, rows), console.encoding)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
     for i, column in enumerate(columns):
         numeric = all(_is_number(row[i]) for row in rows) and bool(rows)
@@ -148,6 +151,15 @@ def show_table(
     console.print(table)
     for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def _fitting(cells: Any, encoding: str) -> Any:
+    """A text, or whatever holds texts, in characters that can be shown: before their widths are measured."""
+    return fitting(cells, encoding) if isinstance(cells, str) else [_fitting(c, encoding) for c in cells]
+
+
+def _console(stream: TextIO | None = None) -> Console:
+    return Console(file=safe(stream or sys.stdout), highlight=False)
 
 
 def _is_number(cell: str) -> bool:
@@ -163,14 +175,12 @@ def estimate(mean: float, half: float | None, n: int) -> str:
 
 def say(text: str) -> None:
     """A line on standard output, as it is."""
-    Console(highlight=False).print(Text(text), soft_wrap=True)
+    _console().print(Text(text), soft_wrap=True)
 
 
 def error(text: str) -> None:
     """A complaint: one line on standard error."""
-    Console(stderr=True, highlight=False).print(
-        Text.assemble(("error: ", "bold red"), " ".join(text.split())), soft_wrap=True
-    )
+    _console(sys.stderr).print(Text.assemble(("error: ", "bold red"), " ".join(text.split())), soft_wrap=True)
 
 
 @contextmanager
@@ -178,7 +188,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for one long count: call the yielded function with (done, total)."""
     with Bar(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(), transient=True,
+        console=_console(), transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

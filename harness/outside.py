@@ -13,6 +13,7 @@ One set of folders is in use at a time in a process; using another takes the mod
 import ast
 import hashlib
 import importlib
+import os
 import platform
 import shutil
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import locks
 from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 from harness.plugins import PARTS
@@ -225,7 +227,7 @@ def keep(folder: Path, files: Mapping[str, str]) -> None:
 def restore(copy: Path, named: Iterable[Folder] = ()) -> None:
     """Use the plugins `named` and, of those that a trial kept in the folder `copy`, what `named` lacks: a model is
     built by the code that made it. Where the folders in use hold the same, they stay. A file runs when the trial names
-    its plugin, not before."""
+    its plugin, not before; one that belongs to another user only if he who calls has named its folder."""
     chosen = list(named)
     kept = dict(read(copy).files) if copy.is_dir() else {}
     in_use = {name: text for folder in _used for name, text in folder.files.items()}
@@ -233,4 +235,10 @@ def restore(copy: Path, named: Iterable[Folder] = ()) -> None:
         return
     for folder in chosen:
         kept = {name: text for name, text in kept.items() if name not in folder.files}
+    for name in kept:
+        if (uid := (copy / name).stat().st_uid) not in (os.geteuid(), 0):
+            raise UserError(
+                f"{copy / name}: belongs to {locks.user(uid)}, and this trial would have it run as you; read it, and "
+                f"if you trust it, add --set plugins=[{copy}]"
+            )
     use([*chosen, *([_here(copy, kept)] if kept else [])])

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from harness.tracking import mirror as tracking
+from harness.tracking import sqlite
 
 
 @pytest.fixture(scope="session")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of MLflow: its migrations take seconds, a copy takes none."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._create(path, path.parent / "mlartifacts")
+    sqlite.create(path, path.parent / "mlartifacts")
     return path
 
 

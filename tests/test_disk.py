@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,15 @@ def test_a_full_disk_is_seen_through_what_it_caused():
     except RuntimeError as e:
         assert disk.is_full(e)
     assert not disk.is_full(OSError(errno.ENOENT, "gone"))
+
+
+@pytest.mark.slow
+def test_torch_makes_no_folder_of_a_fixed_name_where_all_users_write(tmp_path):
+    """With a file of another user in its place, torch's compiler, and so its optimizers, could not be imported."""
+    code = "from harness import disk; disk.use_own_compiler_folder()\n"
+    code += "from torch._inductor.runtime import cache_dir_utils as c; print(c.cache_dir())"
+    env = {**os.environ, "TMPDIR": str(tmp_path), "NASHBOARD_CACHE": str(tmp_path / "own")}
+    env.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=disk.ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "own" / "torch"), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["own"]

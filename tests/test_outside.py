@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.orchestration import finished, matrix
 from harness.store import code
+from tests.two_users import ALICE, needs_root
 
 EXAMPLE = Path(__file__).parent / "outside"
 VARIANT = """
@@ -214,6 +216,19 @@ def test_what_a_trial_kept_is_used_when_the_folder_is_gone_or_another(tmp_path):
     assert found().VALUE == 8, "unless one says otherwise"
     outside.keep(tmp_path / "trial", {})
     assert not (tmp_path / "trial").exists()
+
+
+@needs_root
+def test_what_another_users_trial_kept_runs_only_when_it_is_named(tmp_path):
+    """A trial's folder that is scored or drawn brings code; a shared folder of results takes nobody over."""
+    use(mine(tmp_path / "mine", 5))
+    outside.keep(tmp_path / "trial", outside.used_by([("harness.variants", "y")]))
+    outside.use([])
+    os.chown(tmp_path / "trial" / "variants" / "y.py", ALICE, ALICE)
+    with pytest.raises(UserError, match=f"y.py: belongs to user {ALICE}, .* --set plugins=.{tmp_path / 'trial'}"):
+        outside.restore(tmp_path / "trial")
+    outside.restore(tmp_path / "trial", [outside.read(tmp_path / "trial")])
+    assert found().VALUE == 5
 
 
 # ── in an experiment ─────────────────────────────────────────────────────────

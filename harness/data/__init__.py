@@ -4,6 +4,8 @@ imageset.py       what a data set is
 identity.py       which data it is, by content
 decode.py         one image file to pixels
 image_files.py    the images of a ZIP or folder
+labels.py         their label table: names, not bytes
+levels.py         whether pixels use the range that they have
 archive.py        writing a ZIP that a killed run can continue
 pixel_cache.py    decoded once for all trials
 stacked.py        three grey images as one of three channels

@@ -4,7 +4,6 @@ Entries are stored, not compressed, in the order of their numbers: whatever lies
 beginning of the partial file is kept, and the finished bytes are those of an undisturbed run.
 """
 
-import fcntl
 import json
 import os
 import struct
@@ -14,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from harness import locks
+from harness.disk import write_atomic
 from harness.errors import UserError
 
+REMEDY = "name another file"
 _LOCAL = struct.Struct("<4s5H3I2H")  # the header in front of every entry (APPNOTE 4.3.7)
 
 
@@ -42,9 +44,11 @@ class ResumableZip:
             raise UserError(f"--out: {self.out}: exists already; remove it, or name another file")
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("r+b" if self._part.exists() else "x+b")
+            self._file = locks.opened(self._part, REMEDY)
         except OSError as e:
-            raise UserError(f"--out: {self.out}: can't be written ({e.strerror}); name another file") from None
+            raise UserError(f"--out: {self.out}: can't be written ({e.strerror}); {REMEDY}") from None
+        except UserError as e:
+            raise UserError(f"--out: {e}") from None
         try:
             self._begin()
         except BaseException:
@@ -54,9 +58,12 @@ class ResumableZip:
 
     def _begin(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out: {self.out}: is being written by another process; wait for it") from None
+            locks.take(self._file, self._part, REMEDY)
+        except locks.Taken as e:
+            raise UserError(f"--out: {self.out}: is being written by another process ({e}); wait for it") from None
+        if not self._file.writable():
+            who = locks.user(os.fstat(self._file.fileno()).st_uid)
+            raise UserError(f"--out: {self._part}: belongs to {who}, who lets nobody else write it; {REMEDY}")
         try:
             job = json.loads(self._job_file.read_text())
         except (OSError, ValueError):
@@ -64,11 +71,9 @@ class ResumableZip:
         infos = _whole_entries(self._file) if job is not None else []
         if infos and job != self._job:
             raise UserError(f"{self._part}: was begun with other options or another source; remove it to start anew")
-        temporary = self._job_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._job))
         self._file.seek(infos[-1].header_offset + _length(infos[-1]) if infos else 0)
         self._file.truncate()
-        temporary.replace(self._job_file)
+        write_atomic(self._job_file, json.dumps(self._job).encode())
         self._zip = zipfile.ZipFile(self._file, "w")  # goes on at the file's position
         self._zip.filelist.extend(infos)
         self._zip.NameToInfo.update({i.filename: i for i in infos})

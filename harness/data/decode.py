@@ -2,9 +2,11 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from harness.errors import UserError, one_line
 
@@ -26,18 +28,33 @@ _FILTERS = {
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def decode(data: bytes, place: str, *, upright: bool = False) -> Image.Image:
-    """The first frame of a PNG, JPEG or WebP as RGB, transparency composited on white.
+TURNED = "turned upright, as their orientation tag says"
+PROFILE = "of a colour profile other than sRGB, which is not applied"
+FRAMES = "of several frames, the first of which is taken"
 
-    `upright` applies the camera's orientation tag. Raises UserError naming `place`.
-    """
+
+@dataclass(frozen=True)
+class Picture:
+    """`image` is RGB. `depth`: "8-bit" or "16-bit", as stored. `notes`: what else the file holds that a user should
+    know of, like TURNED."""
+
+    image: Image.Image
+    depth: str
+    notes: tuple[str, ...]
+
+
+def decode(data: bytes, place: str) -> Picture:
+    """The first frame of a PNG, JPEG or WebP as RGB: upright by the camera's orientation tag, transparency composited
+    on white, no colour profile applied. The one way from a file to pixels: to a data set and to `data prepare` a
+    picture means the same. Raises UserError naming `place`."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(f"{place}: {width}x{height} pixels: more than {MAX_PIXELS}; scale the image down")
             image.load()
-            return _rgb(ImageOps.exif_transpose(image) if upright else image)
+            depth = "16-bit" if image.mode.startswith("I") else "8-bit"
+            return Picture(_rgb(ImageOps.exif_transpose(image)), depth, tuple(_notes(image)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{place}: more than {MAX_PIXELS} pixels; scale the image down") from None
     except UserError:
@@ -45,6 +62,16 @@ def decode(data: bytes, place: str, *, upright: bool = False) -> Image.Image:
     except Exception as e:  # decoders raise many kinds (OSError, SyntaxError, struct.error ...) on foreign bytes
         reason = "no PNG, JPEG or WebP" if isinstance(e, Image.UnidentifiedImageError) else one_line(e)
         raise UserError(f"{place}: not a readable image ({reason}); replace or remove it") from None
+
+
+def _notes(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        yield TURNED
+    profile = image.info.get("icc_profile")
+    if profile and b"sRGB" not in profile and "sRGB".encode("utf-16-be") not in profile:
+        yield PROFILE
+    if getattr(image, "n_frames", 1) > 1:
+        yield FRAMES
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.disk import fresh
 from harness.errors import UserError, one_line
 
 TIMEOUT_S = 10.0
@@ -34,7 +35,7 @@ def fetch(url: str, path: Path, size: int, sha256: str, place: str, remedy: str,
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as f:
+            with fresh(part) as f:
                 while done <= size and (block := response.read(2**20)):
                     f.write(block)
                     digest.update(block)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import lzma
 import os
+import stat
 import threading
 import zipfile
 import zlib
@@ -16,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.data import labels as _table
+from harness.data.labels import LABELS, normal
 from harness.errors import UserError, one_line
 
 EPOCH = 1
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LABELS = "dataset.json"
+HIDDEN = "hidden file"
 MAX_FILE_BYTES = 256 * 2**20
-MAX_CLASSES = 100_000
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
 
@@ -32,7 +34,8 @@ class ImageFiles:
     """`names` in sorted order; `read(name)` gives a file's bytes; `labels` by name, or None.
 
     `identity` changes when the files do. `prepared` is what `data prepare` recorded, if it did. `skipped`: how many
-    files are left out, {why: n}; the hidden ones are not counted.
+    files are left out, {why: n}, whatever the reason. `notes`: lines on that, and on what is there and not used.
+    `unlabelled`: why there are no labels, where there are none.
     """
 
     path: Path
@@ -43,6 +46,8 @@ class ImageFiles:
     identity: str
     read: Callable[[str], bytes]
     skipped: Mapping[str, int]
+    notes: tuple[str, ...]
+    unlabelled: str
 
 
 def open_files(path: Path, key: str) -> ImageFiles:
@@ -52,39 +57,51 @@ def open_files(path: Path, key: str) -> ImageFiles:
         raise UserError(f"{place}: does not exist; give a ZIP or a folder of images")
     try:
         skipped = Counter[str]()
-        sizes, read, identity = _folder(path, place, skipped) if path.is_dir() else _zip(path, place)
+        sizes, read, identity = (_folder if path.is_dir() else _zip)(path, place, skipped)
     except BROKEN as e:
         raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
-    names = tuple(sorted(n for n in sizes if counts(n) and n != LABELS))
-    skipped.update(_kind(n) for n in sizes if not counts(n) and not _hidden(n))
+    tables = [n for n in sizes if n.endswith(LABELS) and normal(n) == LABELS]
+    names = tuple(sorted(n for n in sizes if counts(n) and n not in tables))
+    others = [n for n in sizes if not counts(n)]
+    skipped.update(_kind(n) for n in others)
     if not names:
         besides = f" (left out: {listed(skipped)})" if skipped else ""
         raise UserError(f"{place}: holds no images{besides}; it must hold PNG, JPEG or WebP files")
-    for name in (*names, LABELS):
+    if len(tables) > 1:
+        raise UserError(f"{place}: holds {LABELS} twice ({', '.join(map(repr, tables))}); keep one")
+    for name in (*names, *tables):
         if sizes.get(name, 0) > MAX_FILE_BYTES:
             raise UserError(f"{place}: {name}: {sizes[name]} bytes: must be at most {MAX_FILE_BYTES}; remove it")
-    meta = _meta(read, place) if LABELS in sizes else {}
-    labels = _labels(meta, names, f"{place}: dataset.json")
-    num_classes = max(labels.values()) + 1 if labels else 0
-    prepared = meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None
-    return ImageFiles(path, names, labels, num_classes, prepared, identity, read, dict(sorted(skipped.items())))
+    meta = _table.read_meta(read, tables[0], place) if tables else {}
+    labels = _table.read_labels(meta, names, f"{place}: {LABELS}")
+    said = _table.unused((n for n in others if not _hidden(n)), meta)
+    notes = (*([f"left out: {listed(skipped)}"] if skipped else []), *said)
+    return ImageFiles(
+        path, names, labels, max(labels.values()) + 1 if labels else 0,
+        meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None, identity, read,
+        dict(sorted(skipped.items())), notes, "" if labels else _table.why_none(names, bool(tables), said),
+    )  # fmt: skip
 
 
 def counts(name: str) -> bool:
     """Whether a file of this name, relative to the ZIP or folder, is one of those that are read."""
-    return name == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
+    return name.endswith(LABELS) and normal(name) == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
 def listed(skipped: Mapping[str, int]) -> str:
     """What is left out, as a line says it: the most frequent first."""
-    kinds = sorted(skipped.items(), key=lambda pair: -pair[1])
-    said = [f"{n} {why}{'s' * (n > 1)}" for why, n in kinds[:5]]
+    kinds = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
+    said = [f"{n} {why if n == 1 else _plural(why)}" for why, n in kinds[:5]]
     return ", ".join([*said, *([f"{sum(n for _, n in kinds[5:])} more"] if kinds[5:] else [])])
+
+
+def _plural(why: str) -> str:
+    return why.replace("link", "links") if "link" in why else f"{why}s"
 
 
 def walk(folder: Path, skipped: Counter[str] | None = None) -> dict[str, Path]:
     """All files below `folder` by their names relative to it. Linked folders are followed, though not back to one
-    in which the link itself lies. `skipped` counts what is passed over, but for what is hidden."""
+    in which the link itself lies. `skipped` counts what is passed over."""
     found: dict[str, Path] = {}
     todo: list[tuple[Path, str, tuple[str, ...]]] = [(folder, "", (os.path.realpath(folder),))]
     while todo:
@@ -101,15 +118,16 @@ def walk(folder: Path, skipped: Counter[str] | None = None) -> dict[str, Path]:
                 continue
             else:
                 why = "broken link" if path.is_symlink() else "special file"
-            if skipped is not None and not _hidden(prefix + path.name):
-                skipped[why] += 1
+            if skipped is not None:
+                skipped[HIDDEN if _hidden(prefix + path.name) else why] += 1
     return found
 
 
-def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes], str]:
+def _zip(path: Path, place: str, skipped: Counter[str]) -> tuple[dict[str, int], Callable[[str], bytes], str]:
     archive = zipfile.ZipFile(path)
-    infos = {i.filename: i for i in archive.infolist() if not i.is_dir()}
-    if len(infos) != sum(not i.is_dir() for i in archive.infolist()):
+    listed = [i for i in archive.infolist() if not i.filename.endswith(("/", "\\"))]
+    infos = {i.filename: i for i in listed}
+    if len(infos) != len(listed):
         raise UserError(f"{place}: holds two files of one name; make it again")
     for name in infos:
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
@@ -124,7 +142,10 @@ def _zip(path: Path, place: str) -> tuple[dict[str, int], Callable[[str], bytes]
             raise UserError(f"{place}: {name}: not readable ({one_line(e)}); make the ZIP again") from None
 
     content = sorted((i.filename, i.file_size, i.CRC) for i in infos.values())
-    return {n: i.file_size for n, i in infos.items()}, read, _hash(content)
+    links = {n for n, i in infos.items() if stat.S_ISLNK(i.external_attr >> 16)}  # where they lead to is not in the ZIP
+    if links:
+        skipped["link in the ZIP"] += len(links)
+    return {n: i.file_size for n, i in infos.items() if n not in links}, read, _hash(content)
 
 
 def _folder(path: Path, place: str, skipped: Counter[str]) -> tuple[dict[str, int], Callable[[str], bytes], str]:
@@ -142,47 +163,16 @@ def _folder(path: Path, place: str, skipped: Counter[str]) -> tuple[dict[str, in
     return {n: s.st_size for n, s in stats.items()}, read, _hash(content)
 
 
-def _meta(read: Callable[[str], bytes], place: str) -> dict[str, Any]:
-    try:
-        meta = json.loads(read("dataset.json"))
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{place}: dataset.json: not readable JSON ({one_line(e)}); make it again") from None
-    if not isinstance(meta, dict):
-        raise UserError(f'{place}: dataset.json: must be a mapping {{"labels": [[file name, class], ...]}}')
-    return meta
-
-
-def _labels(meta: dict[str, Any], names: tuple[str, ...], place: str) -> dict[str, int] | None:
-    raw = meta.get("labels")
-    if not raw:
-        return None
-    try:
-        labels: dict[Any, Any] = dict(raw)
-        if len(labels) != len(raw):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise UserError(f"{place}: labels: must be a list of [file name, class], each file once") from None
-    for name, label in labels.items():
-        if type(label) is not int or not 0 <= label < MAX_CLASSES:
-            raise UserError(f"{place}: {name}: label {label!r}: must be a class number from 0 to {MAX_CLASSES - 1}")
-    known = set(names)
-    for name in labels:
-        if name not in known:
-            raise UserError(f"{place}: {name!r} has a label but is not there; add the file or drop the label")
-    for name in names:
-        if name not in labels:
-            raise UserError(f"{place}: {name!r} has no label; label every image, or drop all labels")
-    return labels
-
-
 def _kind(name: str) -> str:
     """How a file that is no image by its name is counted; few kinds, whatever names there are."""
+    if _hidden(name):
+        return HIDDEN
     suffix = PurePosixPath(name).suffix.lower()
     return f"{suffix} file" if suffix[1:].isalpha() and len(suffix) <= 6 else "other file"
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in normal(name).split("/"))
 
 
 def _hash(content: Any) -> str:

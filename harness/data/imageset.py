@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -36,7 +37,8 @@ class ImageSet:
     [0, num_classes), or None with `num_classes` 0. `fingerprint` identifies pixels, labels,
     count, resolution and resize filter. `about` is plain data for records. `xflip`: the
     trainer mirrors each image with probability 1/2. `boxes` float64 [N, 4], where the object
-    is known: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
+    is known: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive. `part_of` reads the whole split, where these are some
+    of its images only (`max_images`); `held_out`: how many of the split are in neither, kept for the test split.
     """
 
     images: Pixels
@@ -46,9 +48,16 @@ class ImageSet:
     about: dict[str, Any]
     xflip: bool = False
     boxes: np.ndarray | None = None
+    part_of: "Callable[[], ImageSet] | None" = None
+    held_out: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def whole(self) -> "ImageSet":
+        """The whole split but for what is held out: read when it is first asked for."""
+        return self.part_of() if self.part_of else self
 
     @property
     def channels(self) -> int:

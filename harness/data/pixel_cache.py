@@ -1,6 +1,5 @@
 """Decoded pixels of a large dataset: written once, then mapped by every trial of a machine."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.disk import cache_folder, write_atomic
+from harness import locks
+from harness.disk import cache_folder, fresh, write_atomic
 from harness.errors import UserError
 
+REMEDY = "name another folder in NASHBOARD_CACHE"
 _SAMPLES = 256
 
 
@@ -54,13 +55,12 @@ def store(
     part = pixels.with_suffix(".part")
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
-        with pixels.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.held(pixels.with_suffix(".lock"), REMEDY, lambda: None):
             if (found := load(key, shape)) is not None:
                 return found
             _require_space(pixels.parent, int(np.prod(shape, dtype=np.int64)))
             try:
-                with part.open("wb") as f:  # plain writes: a full disk is an error here, not a SIGBUS in a map
+                with fresh(part) as f:  # plain writes: a full disk is an error here, not a SIGBUS in a map
                     for piece in pieces:
                         f.write(np.ascontiguousarray(piece).data)
                     f.flush()

@@ -7,11 +7,10 @@ that was stopped.
 import io
 import json
 import multiprocessing
-import os
 import signal
 import tarfile
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from harness import process
 from harness.data.archive import ResumableZip, entry_name
 from harness.data.decode import Filter, centre_crop, decode, require_square, resize
 from harness.data.image_files import open_files
@@ -35,12 +35,14 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Source:
     """`total` images with their class numbers (None: unlabelled). `read(start)` yields
-    (name, bytes) from image `start` on, in a fixed order. `identity` is plain data."""
+    (name, bytes) from image `start` on, in a fixed order. `identity` is plain data. `notes`: what one should know of
+    files that are there and not read."""
 
     total: int
     labels: list[int] | None
     identity: Any
     read: Callable[[int], Generator[tuple[str, bytes], None, None]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Prepared:
+    """`notes`: what one should know of the source: what was left out, not used, or changed in images of this call."""
+
     out: Path
     images: int
     resolution: int
     size_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -98,18 +103,21 @@ def prepare(
         "filter": make.filter or "none",
         "crop": recipe.crop,
     }
+    met = Counter[str]()
     with ResumableZip(out, {**record, "identity": opened.identity}) as archive:
         items = islice(opened.read(archive.written), total - archive.written)
-        with closing(_pngs(items, make, workers or min(8, os.cpu_count() or 1))) as pngs:
-            for png in pngs:
+        with closing(_pngs(items, make, workers or min(8, process.cores()))) as pngs:
+            for png, kinds in pngs:
                 archive.add(png)
+                met.update(kinds)
                 if progress is not None:
                     progress(archive.written, total)
         if archive.written < total:
             raise UserError(f"--source: {source}: ended after {archive.written} of {total} images; fetch it again")
         labels = None if opened.labels is None else [(entry_name(i), v) for i, v in enumerate(opened.labels[:total])]
         archive.finish({"labels": labels, "prepared": record})
-    return Prepared(out, total, make.resolution, out.stat().st_size)
+    changed = [f"{n} of {total} images are {what}" for what, n in sorted(met.items())]
+    return Prepared(out, total, make.resolution, out.stat().st_size, (*opened.notes, *changed))
 
 
 def _recipe(name: str, resolution: Any, filter: Any, crop: Any, max_images: Any) -> Recipe:
@@ -133,8 +141,7 @@ def _size(recipe: Recipe, source: Source) -> tuple[int, Filter | None]:
         return recipe.resolution, recipe.filter
     with closing(source.read(0)) as items:
         name, data = next(items)
-    image = decode(data, name, upright=True)
-    return min(image.size), None
+    return min(decode(data, name).image.size), None
 
 
 # ── one image ────────────────────────────────────────────────────────────────
@@ -148,8 +155,9 @@ class _Make:
     resolution: int
     filter: Filter | None
 
-    def __call__(self, name: str, data: bytes) -> bytes:
-        image = decode(data, name, upright=True)
+    def __call__(self, name: str, data: bytes) -> tuple[bytes, tuple[str, ...]]:
+        picture = decode(data, name)
+        image = picture.image
         if self.crop == "centre":
             image = centre_crop(image)
         require_square(image, name)
@@ -162,17 +170,20 @@ class _Make:
             )
         png = io.BytesIO()
         image.save(png, "PNG")
-        return png.getvalue()
+        return png.getvalue(), picture.notes
 
 
-def _pngs(items: Iterable[tuple[str, bytes]], make: _Make, workers: int) -> Generator[bytes, None, None]:
+def _pngs(
+    items: Iterable[tuple[str, bytes]], make: _Make, workers: int
+) -> Generator[tuple[bytes, tuple[str, ...]], None, None]:
     """`make` of each item, in order; at most a few per worker are held at a time."""
     if workers == 1:
         yield from (make(*item) for item in items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    waiting: deque[Future[bytes]] = deque()
+    deaf = (signal.SIGINT, signal.SIGHUP)
+    pool = ProcessPoolExecutor(workers, context, initializer=process.end_with_parent, initargs=deaf)
+    waiting: deque[Future[tuple[bytes, tuple[str, ...]]]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(make, *item))
@@ -198,7 +209,7 @@ def _open_files(path: Path) -> Source:
             yield f"--source: {path}: {name}", files.read(name)
 
     labels = None if files.labels is None else [files.labels[n] for n in files.names]
-    return Source(len(files.names), labels, files.identity, read)
+    return Source(len(files.names), labels, files.identity, read, files.notes)
 
 
 def _open_lsun(path: Path) -> Source:
@@ -249,17 +260,19 @@ def _open_emoji(path: Path) -> Source:
             f"{place}: not a whole emoji-datasource-google-16.0.0.tgz ({one_line(e)}); fetch it again"
         ) from None
     try:
-        names, labels = _emoji_order(json.loads(files[_EMOJI_INDEX]))
+        names, labels, undrawn = _emoji_order(json.loads(files[_EMOJI_INDEX]))
         images = [(f"{place}: {name}", files[_EMOJI_IMAGES + name]) for name in names]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise UserError(f"{place}: no emoji-datasource-google package ({e!r}); fetch version 16.0.0") from None
     if not images:
         raise UserError(f"{place}: holds no images; fetch emoji-datasource-google 16.0.0")
-    return Source(len(images), labels, [n for n, _ in images], lambda start: (item for item in images[start:]))
+    notes = (f"left out: {undrawn} of {undrawn + len(images)} emoji, which Google does not draw",) if undrawn else ()
+    return Source(len(images), labels, [n for n, _ in images], lambda start: (item for item in images[start:]), notes)
 
 
-def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
-    """emoji.json -> file names and class numbers."""
+def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int], int]:
+    """emoji.json -> file names, class numbers, and how many there is no image of."""
+    undrawn = 0
     names: list[str] = []
     groups: list[str] = []
     for emoji in sorted(index, key=lambda e: e["sort_order"]):
@@ -267,8 +280,10 @@ def _emoji_order(index: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
             if variant["has_img_google"]:
                 names.append(variant["image"])
                 groups.append(emoji["category"])
+            else:
+                undrawn += 1
     classes = list(dict.fromkeys(groups))
-    return names, [classes.index(g) for g in groups]
+    return names, [classes.index(g) for g in groups], undrawn
 
 
 RECIPES = {

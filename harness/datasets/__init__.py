@@ -13,6 +13,8 @@ A dataset is one module in this package with
     identity(options) -> str | None          what its files hold, by content; None where they are not here. Downloads
                                              nothing
     EPOCH                                    raised when the same files and options give other images than before
+    PART                                     optional: names of the options by which training sees a part of the
+                                             split; `load` then says of what (`part_of`, `held_out` of the ImageSet)
     load(options, split="train") -> ImageSet (`harness.data.imageset`) UserError on anything bad
 
 Files beginning with "_" are what datasets share.

@@ -2,7 +2,8 @@
 
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
+from harness.data import levels
 from harness.data.download import Progress, fetch, printed
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError, one_line
 
 EPOCH = 1
+PART = ("max_images",)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -65,6 +68,9 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         )
     images = with_channels(np.concatenate([x for x, _ in parts])[: options.max_images], options.channels)
     labels = np.concatenate([y for _, y in parts])[: options.max_images]
+    gone = [name for name in _BATCHES[split] if name not in files]
+    notes = [f"not there: {', '.join(gone)}"] if gone else []
+    part_of = partial(load, replace(options, max_images=None), split) if len(images) < sum(counts) else None
     about = {
         "name": "cifar10",
         "split": split,
@@ -74,8 +80,9 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "filter": "none",
         "num_classes": 10,
         "xflip": options.xflip,
+        "notes": [*notes, *levels.of_sample(images)],
     }
-    return ImageSet(images, labels, 10, fingerprint(images, labels, "none"), about, options.xflip)
+    return ImageSet(images, labels, 10, fingerprint(images, labels, "none"), about, options.xflip, part_of=part_of)
 
 
 def _parse(data: bytes, place: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,25 +1,31 @@
 """StyleGAN's dataset format: a ZIP or a folder of square images, with labels in `dataset.json`."""
 
 import hashlib
-import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
 
+from harness import process
 from harness.data import identity as _identity
+from harness.data import levels
 from harness.data import pixel_cache as _cache
-from harness.data.decode import Filter, decode, require_square, resize
+from harness.data.decode import Filter, Picture, decode, require_square, resize
 from harness.data.image_files import ImageFiles, open_files
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError
 from harness.rng import derive
 
 EPOCH = 1
+PART = ("max_images", "holdout")
+
+KEPT = 2
+"""Raised when pixels, or what is noted of them, come out other than those that earlier versions have kept."""
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Decoded sets up to this size are held in memory; larger ones are mapped from the cache folder."""
@@ -53,14 +59,14 @@ def load(options: Options, split: Split = "train") -> ImageSet:
     files = open_files(options.path, "dataset.path")
     names = _select(files.names, options, split)
     labels = None if files.labels is None else np.array([files.labels[n] for n in names], np.int64)
-    resolution = options.resolution or _read(files, names[0]).width
+    resolution = options.resolution or _read(files, names[0]).image.width
     shape = (len(names), options.channels, resolution, resolution)
-    sizes: set[int] = set()  # as stored, filled while decoding
-    pieces = _decode(files, names, options, resolution, sizes)
+    seen = _Seen()  # filled while decoding
+    pieces = _decode(files, names, options, resolution, seen)
 
     def describe(images: np.ndarray) -> dict[str, Any]:
-        filter = options.filter if sizes != {resolution} else "none"
-        return {"filter": filter, "fingerprint": fingerprint(images, labels, filter)}
+        filter = options.filter if seen.sizes != {resolution} else "none"
+        return {"filter": filter, "fingerprint": fingerprint(images, labels, filter), "notes": seen.notes(len(names))}
 
     if int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
         images = np.concatenate(list(pieces))
@@ -81,9 +87,17 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "xflip": options.xflip,
         "prepared": files.prepared,
     }
+    about["notes"] = [*files.notes, *record["notes"]]
+    if files.unlabelled:
+        about["unlabelled"] = files.unlabelled
     if files.skipped:
         about["skipped"] = dict(files.skipped)
-    return ImageSet(images, labels, files.num_classes, record["fingerprint"], about, options.xflip)
+    held_out = options.holdout if split == "train" else 0
+    all_of_it = partial(load, replace(options, max_images=None), split)
+    part_of = all_of_it if split == "train" and len(names) < len(files.names) - held_out else None
+    return ImageSet(
+        images, labels, files.num_classes, record["fingerprint"], about, options.xflip, None, part_of, held_out
+    )
 
 
 def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]:
@@ -103,24 +117,47 @@ def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]
 
 
 def _decode(
-    files: ImageFiles, names: list[str], options: Options, resolution: int, sizes: set[int]
+    files: ImageFiles, names: list[str], options: Options, resolution: int, seen: "_Seen"
 ) -> Iterator[np.ndarray]:
-    """The images in blocks [n, channels, resolution, resolution]; adds their stored sizes to `sizes`."""
+    """The images in blocks [n, channels, resolution, resolution]; notes in `seen` how they are stored."""
 
-    def one(name: str) -> np.ndarray:
-        image = _read(files, name)
-        sizes.add(image.width)
+    def one(name: str) -> tuple[np.ndarray, Picture]:
+        picture = _read(files, name)
+        image = picture.image
         if options.resolution is None and image.width != resolution:
             raise UserError(
                 f"dataset.path: {options.path}: {name}: {image.width}x{image.width}, but {names[0]} is "
                 f"{resolution}x{resolution}; set dataset.resolution to resize all"
             )
-        return np.asarray(resize(image, resolution, options.filter)).transpose(2, 0, 1)
+        return np.asarray(resize(image, resolution, options.filter)).transpose(2, 0, 1), picture
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, process.cores())) as pool:
         for start in range(0, len(names), 256):
-            block = np.stack(list(pool.map(one, names[start : start + 256])))
-            yield with_channels(block, options.channels)
+            block = list(pool.map(one, names[start : start + 256]))
+            for pixels, picture in block:
+                seen.add(pixels, picture)
+            yield with_channels(np.stack([pixels for pixels, _ in block]), options.channels)
+
+
+class _Seen:
+    """What was met while decoding: sizes as stored, and what a user should know of the files."""
+
+    def __init__(self) -> None:
+        self.sizes: set[int] = set()
+        self._counts = Counter[str]()
+        self._ranges: dict[str, tuple[int, int]] = {}
+        self._flat = 0
+
+    def add(self, pixels: np.ndarray, picture: Picture) -> None:
+        self.sizes.add(picture.image.width)
+        self._counts.update(picture.notes)
+        low, high = int(pixels.min()), int(pixels.max())
+        self._flat += high - low < levels.LEAST
+        levels.widen(self._ranges, picture.depth, low, high)
+
+    def notes(self, count: int) -> list[str]:
+        files = [f"{n} of {count} images are {what}" for what, n in sorted(self._counts.items())]
+        return [*files, *levels.notes(self._ranges, self._flat, count)]
 
 
 def _of(content: str | None, pieces: Iterator[np.ndarray], options: Options) -> Iterator[np.ndarray]:
@@ -130,17 +167,17 @@ def _of(content: str | None, pieces: Iterator[np.ndarray], options: Options) -> 
         raise UserError(f"dataset.path: {options.path}: changed while it was read; run again when it is complete")
 
 
-def _read(files: ImageFiles, name: str) -> Image.Image:
+def _read(files: ImageFiles, name: str) -> Picture:
     place = f"dataset.path: {files.path}: {name}"
-    image = decode(files.read(name), place)
-    require_square(image, place)
-    return image
+    picture = decode(files.read(name), place)
+    require_square(picture.image, place)
+    return picture
 
 
 def _cache_key(
     content: str | None, names: list[str], labels: np.ndarray | None, options: Options, resolution: int
 ) -> str:
-    """Of the files' content and what is made of them; labels are part of the stored fingerprint."""
+    """Of the files' content, and what is made and noted of them; labels are part of the stored fingerprint."""
     labelled = None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
     grey = ("grey",) if options.channels == 1 else ()
-    return f"{derive(content, names, labelled, resolution, options.filter, *grey):016x}"
+    return f"{derive(content, names, labelled, resolution, options.filter, KEPT, *grey):016x}"

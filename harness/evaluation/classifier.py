@@ -6,11 +6,9 @@ class gives each reading (the confusion) is kept with the weights. Both lie in t
 content of images, classes and recipe, and are made once per machine, under a lock.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import locks
 from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError
 from harness.rng import derive, stream
@@ -35,6 +34,7 @@ WIDTHS = (16, 32, 64)
 SURE = (0.5, 0.7, 0.9, 0.99)
 """The probabilities that part the five steps."""
 READINGS = CLASSES * (len(SURE) + 1)
+REMEDY = "set NASHBOARD_CACHE to a folder with room"
 RECIPE = f"CNN {'-'.join(map(str, WIDTHS))}, {EPOCHS} epochs, recipe {EPOCH}, seed {SEED}"
 
 
@@ -64,37 +64,43 @@ class Classifier(NamedTuple):
     sha256: str
 
 
-def key(grey: NDArray[np.uint8], classes: NDArray[np.int64]) -> str:
-    """Names the classifier of these images [M, R, R] with their classes [M]."""
+_images: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]] = {}  # by the name of the classifier made from them
+
+
+def named(grey: NDArray[np.uint8], classes: NDArray[np.int64]) -> str:
+    """The name of the classifier of these images uint8 [M, R, R] with their classes int64 [M]. `ready` makes it."""
     digest = hashlib.sha256(np.ascontiguousarray(grey).data)
     digest.update(np.ascontiguousarray(classes, "<i8").data)
     recipe = (EPOCH, EPOCHS, BATCH_SIZE, PEAK_LR, SEED, WIDTHS, SURE, grey.shape)
-    return f"{derive(digest.hexdigest(), recipe):016x}"
+    name = f"{derive(digest.hexdigest(), recipe):016x}"
+    _images.clear()
+    _images[name] = grey, classes
+    return name
 
 
-def fitted(
-    grey: NDArray[np.uint8], classes: NDArray[np.int64], progress: Callable[[int, int], None] = lambda done, total: None
-) -> str:
-    """Make sure that the classifier of these images is there, training it if need be, and name it."""
-    name = key(grey, classes)
+def ready(name: str, waiting: Callable[[], None] = lambda: None) -> Path:
+    """The file of the classifier that `named` named in this process, trained now (a minute or two) if it is not there.
+
+    `waiting` is called now and then meanwhile, or while another process trains it. UserError where it can't be kept.
+    """
     path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
-            if _whole(path) is None:
-                write_atomic(path, _fit(grey, classes, progress))
+        with locks.held(path.with_suffix(".lock"), REMEDY, waiting):
+            if _whole(path) is None and name in _images:
+                write_atomic(path, _fit(*_images[name], waiting))
     except OSError as e:
-        raise UserError(f"{path.parent}: {e.strerror or e}; set NASHBOARD_CACHE to a folder with room") from None
-    return name
+        raise UserError(f"{path.parent}: {e.strerror or e}; {REMEDY}") from None
+    return path
 
 
 @functools.lru_cache(maxsize=2)
 def load(name: str) -> Classifier:
-    """The classifier that `fitted` named, in eval mode on the CPU. UserError where it is gone."""
-    path = _path(name)
+    """The classifier of that name, in eval mode on the CPU, trained now if it is not there."""
+    path = ready(name)
     found = _whole(path)
     if found is None:
-        raise UserError(f"{path}: gone or spoilt since it was made; run again")
+        raise UserError(f"{path}: gone since it was made; run again")
     tensors, digest = found
     network = Network()
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
@@ -102,7 +108,7 @@ def load(name: str) -> Classifier:
     return Classifier(network.eval().requires_grad_(False), confusion, float(tensors["accuracy"]), digest)
 
 
-def _fit(grey: NDArray[np.uint8], classes: NDArray[np.int64], progress: Callable[[int, int], None]) -> bytes:
+def _fit(grey: NDArray[np.uint8], classes: NDArray[np.int64], waiting: Callable[[], None]) -> bytes:
     count = len(grey) * 5 // 6
     if min(count, len(grey) - count) < 1 or len(np.unique(classes[count:])) < CLASSES:
         raise UserError(f"eval: metrics.modes: {len(grey)} images: too few to fit and judge a classifier of 10 classes")
@@ -116,12 +122,12 @@ def _fit(grey: NDArray[np.uint8], classes: NDArray[np.int64], progress: Callable
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_LR, total_steps=EPOCHS * steps)
         for epoch in range(EPOCHS):
             order = torch.randperm(count, generator=stream(SEED, "modes/order", epoch))
-            for step, rows in enumerate(order[: steps * batch_size].split(batch_size)):
+            for rows in order[: steps * batch_size].split(batch_size):
                 optimiser.zero_grad()
                 F.nll_loss(network(images[rows, None]), labels[rows]).backward()
                 optimiser.step()
                 schedule.step()
-                progress(epoch * steps + step + 1, EPOCHS * steps)
+                waiting()
     network.eval()
     with torch.inference_mode():
         log_p = torch.cat([network(x[:, None]) for x in images[count:].split(500)])
@@ -158,13 +164,6 @@ def _whole(path: Path) -> tuple[dict[str, Tensor], str] | None:
         return unpack(raw[32:]), raw[:32].hex()
     except SafetensorError:
         return None
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _path(name: str) -> Path:

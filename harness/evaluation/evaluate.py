@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from backbones import Discriminator
 from harness import plugins, rng
 from harness.data.imageset import ImageSet, Pixels
-from harness.evaluation import scores
+from harness.evaluation import measures, scores
 from harness.evaluation.evidence import Evidence, Needs, Record, Setting, headed
 from harness.evaluation.fakes import Device, Job, score, scoring
-from harness.evaluation.features import prepare
+from harness.evaluation.features import is_here, prepare
 from harness.evaluation.reals import reference
 from harness.evaluation.shares import devices, see_shared
 from harness.experiment.spec import Eval
@@ -28,12 +28,13 @@ from harness.method.generator import SpatialGenerator
 EPOCH = 1  # raised when the same networks score otherwise than before
 
 
-def check(spec: Eval, data: ImageSet, heldout: ImageSet | None = None) -> None:
+def check(spec: Eval, data: ImageSet, heldout: ImageSet | None = None, *, fetch: bool = True) -> None:
     """Everything that could make the scoring impossible, before any training: counts against the
-    data, weights of the extractors (fetched here if need be). Raises UserError."""
+    data, weights of the extractors (if need be fetched here, or passed over). Raises UserError."""
     plan = _plan(Setting(spec, data, heldout))
-    for extractor in sorted({s.extractor for _, _, needs in plan for s in (*needs.moments, *needs.features)}):
-        prepare(extractor)
+    for extractor in sorted({s.extractor for *_, needs in plan for s in (*needs.moments, *needs.features)}):
+        if fetch or is_here(extractor):
+            prepare(extractor)
 
 
 def evaluate(
@@ -59,17 +60,20 @@ def evaluate(
     """
     setting = Setting(spec, data, heldout, seed, conditional, weights_used)
     plan = _plan(setting)
-    moments = {s for _, _, n in plan for s in n.moments}
-    features = {s for _, _, n in plan for s in n.features}
-    pools = _score_pools(data, heldout, spec) if any(n.scores for _, _, n in plan) else {}
+    moments = {s for *_, n in plan for s in n.moments}
+    features = {s for *_, n in plan for s in n.features}
+    pools = _score_pools(data, heldout, spec) if any(n.scores for *_, n in plan) else {}
     of_reals = sum(s.count for s in moments | features if s.source != "fakes")
-    tell = _progress(spec.num_fakes + of_reals + sum(count for _, count in pools.values()), progress)
+    most = max((s.count for s in moments | features if s.source == "fakes"), default=0)
+    num_fakes = spec.num_fakes if pools else most
+    tell = _progress(num_fakes + of_reals + sum(count for _, count in pools.values()), progress)
 
     evidence = Evidence()
     with scoring(g, d):
-        for source, images in (("train", data), ("heldout", heldout)):
+        for source in ("train", "trained", "heldout"):
             asked = [[s for s in sorted(x) if s.source == source] for x in (moments, features)]
-            if images is not None and any(asked):
+            images = setting.reals(source) if any(asked) else None
+            if images is not None:
                 found = reference(images, *asked, batch_size=spec.batch_size, device=device, cache=cache, progress=tell)
                 evidence.update(found)
         job = Job(
@@ -77,7 +81,7 @@ def evaluate(
             d if pools else None,
             frozenset(s for s in moments if s.source == "fakes"),
             frozenset(s for s in features if s.source == "fakes"),
-            spec.num_fakes,
+            num_fakes,
             spec.batch_size,
             seed,
             data.labels if conditional else None,
@@ -90,7 +94,8 @@ def evaluate(
             )
     return {
         name: headed(name, record, module.heading(name, record["protocol"]) if hasattr(module, "heading") else None)
-        for options, module, _ in plan
+        | {"measure": measure}
+        for measure, options, module, _ in plan
         for name, record in module.compute(evidence, options, setting).items()
     }
 
@@ -122,10 +127,10 @@ def score_reals(
     return scores.finite(np.concatenate(found)[:count], "eval: scores of reals")
 
 
-def _plan(setting: Setting) -> list[tuple[Any, plugins.Metric, Needs]]:
-    """Each metric's options, module and needs."""
-    found = [(m.options, plugins.find("harness.metrics", m.name)) for m in setting.spec.metrics]
-    return [(options, module, module.needs(options, setting)) for options, module in found]
+def _plan(setting: Setting) -> list[tuple[str, Any, plugins.Metric, Needs]]:
+    """Each measure with its metric's options, module and needs."""
+    found = [(k, m.options, plugins.find("harness.metrics", m.name)) for k, m in measures.split(setting).items()]
+    return [(measure, options, module, module.needs(options, setting)) for measure, options, module in found]
 
 
 def _score_pools(data: ImageSet, heldout: ImageSet | None, spec: Eval) -> dict[str, tuple[ImageSet, int]]:

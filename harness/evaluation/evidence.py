@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 """{"value", "se", "better": "lower|higher|zero", "protocol": {...}, "extra": {...}}, plain JSON; after the pass with
-its `Heading` beside these."""
+its `Heading` beside these, and its "measure" (`harness.evaluation.measures`)."""
 
 
 class Heading(TypedDict, total=False):
@@ -30,7 +30,9 @@ class Heading(TypedDict, total=False):
     role: a distance to the data, a state of the game between G and D, or something else. label: what a person calls
     it (its name, where none is given). headline: whether it may stand in the first columns of a table, to which each
     role gives the one of least `rank`, by name where ranks are equal. paper: the paper's name for a figure measured
-    in just this way, "fid" or "di"; apart: why the paper's figures do not stand beside it.
+    in just this way, "fid" or "di"; apart: why the paper's figures do not stand beside it. features: how many
+    features a distance takes the covariance of; of no more images than that the covariance lacks rank, and a
+    distance is biased.
     """
 
     role: Literal["distance", "equilibrium", "other"]
@@ -39,6 +41,7 @@ class Heading(TypedDict, total=False):
     rank: int
     paper: str
     apart: str
+    features: int
 
 
 def headed(name: str, record: Record, heading: Heading | None) -> Record:
@@ -48,37 +51,40 @@ def headed(name: str, record: Record, heading: Heading | None) -> Record:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How many fakes meet how many reals. None: `eval.num_fakes` and `eval.num_reals`."""
+    """How many fakes meet how many reals. None: `eval.num_fakes` and `eval.num_reals`.
+
+    split: "train" is the whole training split, whatever was trained on; "trained" the images that training saw.
+    """
 
     num_fakes: int | None = None
     num_reals: int | None = None
-    split: Literal["train", "heldout"] = "train"
+    split: Literal["train", "trained", "heldout"] = "train"
 
 
 class Comparison(NamedTuple):
-    """A protocol with its counts known; `whole`: all reals of the split."""
+    """A protocol with its counts known; `whole`: all reals of the split, `held_out` of which are left out of it."""
 
     num_fakes: int
     num_reals: int
     split: str
     whole: bool
+    held_out: int = 0
 
     @property
     def suffix(self) -> str:
-        """The tail of a record's name: "50k_full", "10k_heldout", "5k_train10k"."""
-        reals = (
-            {"train": "full", "heldout": "heldout"}[self.split]
-            if self.whole
-            else f"{self.split}{short(self.num_reals)}"
-        )
-        return f"{short(self.num_fakes)}_{reals}"
+        """The tail of a record's name: "50k_full", "50k_full_less_heldout", "50k_trained", "10k_heldout",
+        "5k_train10k"."""
+        if not self.whole:
+            return f"{short(self.num_fakes)}_{self.split}{short(self.num_reals)}"
+        full = "full_less_heldout" if self.held_out else "full"
+        return f"{short(self.num_fakes)}_{full if self.split == 'train' else self.split}"
 
 
 @dataclass(frozen=True, order=True)
 class Sample:
     """The first `count` images of a source, seen through one layer of an extractor.
 
-    source: "fakes", "train" or "heldout"; layer: "pooled", or "logits" where the extractor has them.
+    source: "fakes", or a protocol's split; layer: "pooled", or "logits" where the extractor has them.
     """
 
     source: str
@@ -127,8 +133,15 @@ class Setting:
         """The protocols (none given: the one of `eval`) with their counts, checked against the data."""
         return [self._comparison(p) for p in protocols or (Protocol(),)]
 
+    def reals(self, split: str) -> "ImageSet | None":
+        """The images that a protocol's split stands for. What was trained on is no limit but to "trained"."""
+        if split == "trained":
+            return self.data
+        images = self.heldout if split == "heldout" else self.data
+        return None if images is None else images.whole
+
     def _comparison(self, protocol: Protocol) -> Comparison:
-        images = self.data if protocol.split == "train" else self.heldout
+        images = self.reals(protocol.split)
         if images is None:
             raise UserError("eval: split: 'heldout': this dataset has no held-out images; use split: train")
         available = len(images.images)
@@ -146,11 +159,14 @@ class Setting:
             )
         if min(fakes, reals) < 2:
             raise UserError(f"eval: {fakes} fakes against {reals} reals: both must be at least 2")
-        return Comparison(fakes, reals, protocol.split, reals == available)
+        held_out = images.held_out if protocol.split == "train" else 0
+        return Comparison(fakes, reals, protocol.split, reals == available, held_out)
 
-    def protocol(self, split: str = "train") -> dict[str, Any]:
-        """The part of a record's protocol that all metrics share; `split` is the one compared with."""
-        images = self.heldout if split == "heldout" and self.heldout is not None else self.data
+    def protocol(self, split: str = "train", images: "ImageSet | None" = None) -> dict[str, Any]:
+        """The part of a record's protocol that all metrics share; `split` is the one compared with, `images` are its
+        (None: those that D was trained on, or of the held-out ones those at hand)."""
+        if images is None:
+            images = self.heldout if split == "heldout" and self.heldout is not None else self.data
         return {
             "weights": self.weights_used,
             "seed": self.seed,

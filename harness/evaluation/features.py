@@ -70,9 +70,21 @@ def prepare(extractor: Extractor) -> None:
     elif extractor.name in _EFFICIENTNET_FILES:
         _efficientnet_file(extractor.name)
     elif extractor.name == "grey-classifier":
-        classifier.load(extractor.weights)
+        classifier.ready(extractor.weights)
     else:
         load(extractor, ("pooled",), "cpu")
+
+
+def is_here(extractor: Extractor) -> bool:
+    """Whether `prepare` would look at weights on this machine, rather than fetch them or load them whole."""
+    if extractor.name == "inception-v3-compat":
+        return bool(os.environ.get(INCEPTION_VARIABLE)) or _published_inception().is_file()
+    return extractor.name == "efficientnet-lite0"
+
+
+def checksum(extractor: Extractor) -> str | None:
+    """The SHA-256 of its weights where any are taken; None where the published ones alone are."""
+    return _checked(_inception_file(), extractor) if extractor.weights == "any" else None
 
 
 @functools.lru_cache(maxsize=4)
@@ -130,7 +142,7 @@ def _inception_file() -> Path:
         return path
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    path = _published_inception()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -142,6 +154,13 @@ def _inception_file() -> Path:
                 "fd_efficientnet_lite0"
             ) from None
     return path
+
+
+def _published_inception() -> Path:
+    """Where torch-fidelity's download lies, or would."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
 
 
 def _checked(path: Path, extractor: Extractor) -> str:

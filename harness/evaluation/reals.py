@@ -7,7 +7,6 @@ file that fails its checksum is computed again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness import rng
+from harness import locks, rng
 from harness.data.imageset import ImageSet
 from harness.disk import write_atomic
 from harness.errors import UserError
@@ -27,6 +26,7 @@ from harness.evaluation.collect import Collector
 from harness.evaluation.evidence import Evidence, Sample
 from harness.evaluation.frechet import Moments
 
+REMEDY = "set NASHBOARD_CACHE to a folder with room"
 _SOURCES = tuple(str(module.__file__) for module in (features, collect, frechet)) + (__file__,)
 _CODE = hashlib.sha256(b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in _SOURCES)).hexdigest()
 """Of the files that decide what is cached, as this process runs them: fakes are never met by reals of other code."""
@@ -42,15 +42,21 @@ def reference(
     cache: Path,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Evidence:
-    """Moments and features of the asked samples of real images. `progress` is told of every sample's images."""
+    """Moments and features of the asked samples of real images. `progress` is told of every batch's images, and of 0
+    now and then while another process computes them."""
     evidence = Evidence()
     for keep, samples in ((False, moments), (True, features)):
         for sample in samples:
             collector = Collector(sample.extractor, () if keep else (sample,), (sample,) if keep else (), device)
+            told = [0]
 
-            def compute(collector: Collector = collector, sample: Sample = sample) -> dict[str, NDArray]:
+            def compute(
+                collector: Collector = collector, sample: Sample = sample, told: list[int] = told
+            ) -> dict[str, NDArray]:
                 for batch in _batches(images, sample.count, batch_size):
                     collector.add(torch.from_numpy(batch))
+                    told[0] += len(batch)
+                    progress(len(batch))
                 if sample in collector.evidence.features:
                     return {"features": collector.evidence.features[sample]}
                 done = collector.evidence.moments[sample]
@@ -64,14 +70,14 @@ def reference(
                 "count": sample.count,
                 "kind": "features" if keep else "moments",
             }
-            arrays = cached(cache, key, compute)
+            arrays = cached(cache, key, compute, waiting=lambda: progress(0))
             evidence.about[sample.extractor] = collector.network.about
             if keep:
                 evidence.features[sample] = arrays["features"]
             else:
                 mean, scatter = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["scatter"])
                 evidence.moments[sample] = Moments(sample.count, mean, scatter)
-            progress(sample.count)
+            progress(sample.count - told[0])
     return evidence
 
 
@@ -83,20 +89,24 @@ def chosen(total: int, count: int) -> NDArray[np.int64]:
     return np.sort(order[:count].numpy())
 
 
-def cached(folder: Path, key: dict[str, object], compute: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
-    """`compute()`, or what it gave before for the same key. Raises UserError if the folder can't be written."""
+def cached(
+    folder: Path,
+    key: dict[str, object],
+    compute: Callable[[], dict[str, NDArray]],
+    waiting: Callable[[], None] = lambda: None,
+) -> dict[str, NDArray]:
+    """`compute()`, or what it gave before for the same key. `waiting` is called now and then while another process
+    computes the same. Raises UserError if the folder can't be written."""
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / "reals" / f"{name}.npz"
-    try:
+    with _usable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
-            arrays = _read(path)
-            if arrays is None:
-                arrays = compute()
-                _write(path, arrays)
-            return arrays
-    except OSError as e:
-        raise UserError(f"{path.parent}: {e.strerror or e}; set NASHBOARD_CACHE to a folder with room") from None
+    with locks.held(path.with_suffix(".lock"), REMEDY, waiting):
+        arrays = _read(path)
+        if arrays is None:
+            arrays = compute()
+            _write(path, arrays)
+        return arrays
 
 
 def _batches(images: ImageSet, count: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
@@ -106,26 +116,28 @@ def _batches(images: ImageSet, count: int, batch_size: int) -> Iterator[NDArray[
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when a process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _usable(folder: Path) -> Iterator[None]:
+    """Trouble with files of the cache, and with nothing else, as a UserError."""
+    try:
         yield
+    except OSError as e:
+        raise UserError(f"{folder}: {e.strerror or e}; {REMEDY}") from None
 
 
 def _write(path: Path, arrays: dict[str, NDArray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     body = buffer.getvalue()
-    write_atomic(path, hashlib.sha256(body).digest() + body)
+    with _usable(path.parent):
+        write_atomic(path, hashlib.sha256(body).digest() + body)
 
 
 def _read(path: Path) -> dict[str, NDArray] | None:
     """The arrays of a whole file; None if it is missing or its checksum is wrong."""
-    try:
+    with _usable(path.parent):
+        if not path.exists():
+            return None
         raw = path.read_bytes()
-    except FileNotFoundError:
-        return None
     if hashlib.sha256(raw[32:]).digest() != raw[:32]:
         return None
     with np.load(io.BytesIO(raw[32:]), allow_pickle=False) as file:

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.utils import parametrize
 
-from harness import outside
+from harness import outside, process
 from harness.errors import Diverged, UserError
 from harness.evaluation.evidence import Evidence
 from harness.evaluation.fakes import Device, Job, scoring, see, within
@@ -102,6 +102,7 @@ def _plain(network: Network) -> Network:
 
 def _work(pipe: Any, plugins: Any, packed: bytes, run: range, device: str, threads: int) -> None:
     """What one process does: its run of batches, saying how far it is."""
+    process.end_with_parent()
     torch.set_num_threads(threads)
     outside.unpack(plugins)  # before the networks: their classes may come from there
     job: Job = pickle.loads(packed)

@@ -19,8 +19,9 @@ from harness.disk import ROOT
 from harness.errors import UserError, legible
 from harness.experiment.loader import parse_yaml, read_yaml
 from harness.experiment.parse import TRIAL_KEYS, merge, named, parse_trial
-from harness.experiment.schema import mapping, parse
+from harness.experiment.schema import home, mapping, parse
 from harness.experiment.spec import Experiment, Run, Table, Trial
+from harness.experiment.words import meant, shown
 
 SHIPPED = ROOT / "experiments"
 OWN = "set"  # of an arm: what else it changes
@@ -73,9 +74,9 @@ def sources(path: str | Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        included = read_yaml(path).get("include")
+        included = read_yaml(path, words=True).get("include")
         names = [n for n in included if isinstance(n, str)] if isinstance(included, list | dict) else []
-        inside = [n for n in names if not Path(n).is_absolute() and ".." not in Path(n).parts]
+        inside = [n for n in names if _inside(n)]
         todo += [_locate(path.parent / name) for name in inside]
     return list(found)
 
@@ -88,7 +89,7 @@ def plugin_folders(path: str | Path, overrides: Iterable[str] = ()) -> list[Path
         return given
     named: list[Path] = []
     for file in sources(path):
-        raw = read_yaml(file)
+        raw = read_yaml(file, words=True)
         included = raw.get("include")
         laid = included.values() if isinstance(included, dict) else ()
         for keys in (raw, *(changes for changes in laid if isinstance(changes, dict))):
@@ -104,10 +105,11 @@ def named_folders(overrides: Iterable[str]) -> list[Path] | None:
     return _folders(given[-1], Path.cwd()) if given else None
 
 
-def _folders(named: Any, seen_from: Path) -> list[Path]:
+def _folders(listed: Any, seen_from: Path) -> list[Path]:
     """What a list of folders names; what is none is left to the check of the whole file."""
-    texts = named if isinstance(named, list) else []
-    return list(dict.fromkeys((seen_from / text).resolve() for text in texts if isinstance(text, str) and text))
+    texts = listed if isinstance(listed, list) else []
+    named = [text for text in texts if isinstance(text, str) and text]
+    return list(dict.fromkeys((seen_from / home(text, outside.KEY)).resolve() for text in named))
 
 
 def override(plain: dict[str, Any], texts: Iterable[str], place: str) -> Trial:
@@ -145,18 +147,23 @@ def _tables(
         raise UserError(f"{path}: include: leads back to this file; a file can't include itself")
     parts = file.include if isinstance(file.include, dict) else dict.fromkeys(file.include, {})
     for name, changes in parts.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not _inside(name):
             raise UserError(f"{path}: include: {name!r}: must lie in the folder of the file that includes it")
         changes = mapping({} if changes is None else changes, f"{path}: include.{name}")
         laid = merge(base, changes, f"{path}: include.{name}")
         yield from _tables(_locate(path.parent / name), sets, laid, (*above, path))
 
 
+def _inside(name: str) -> bool:
+    """Whether an included file lies in the folder of the file that includes it, or below."""
+    return not (Path(name).is_absolute() or name.startswith("~") or ".." in Path(name).parts)
+
+
 def _read(
     path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
 ) -> tuple[_File, dict[str, Any]]:
     """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
-    raw = merge(read_yaml(path), over or {}, str(path))
+    raw = merge(read_yaml(path, words=True), over or {}, str(path))
     known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
     for key, value in sets:
         head, _, rest = key.partition(".")
@@ -166,7 +173,8 @@ def _read(
             _assign(raw, key, value)
     for key in raw:
         if key not in known:
-            raise UserError(f"{path}: {key}: unknown key{plugins.hint(str(key), known)}")
+            name = key if isinstance(key, str) else shown(key)
+            raise UserError(f"{path}: {name}: unknown key{plugins.hint(name, known)}")
     own = {k: v for k, v in raw.items() if k not in TRIAL_KEYS}
     file: _File = parse(_File, {"name": path.stem, **own}, f"{path}: experiment")
     base = preset(file.preset, f"{path}: preset") if file.preset else {}
@@ -187,7 +195,7 @@ def preset(name: str, place: str) -> dict[str, Any]:
     known = sorted(p.stem for p in (SHIPPED / "presets").glob("*.yaml"))
     if name not in known:
         raise UserError(f"{place}: {name!r} is not a preset{plugins.hint(name, known)}")
-    return read_yaml(SHIPPED / "presets" / f"{name}.yaml")
+    return read_yaml(SHIPPED / "presets" / f"{name}.yaml", words=True)
 
 
 def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
@@ -211,7 +219,7 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
             place = f"{path}: arm {arm}"
             trial = parse_trial(raw, place)
             cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
-    told = {arm: {k: v for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
+    told = {arm: {k: meant(v) for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
     return Table(
         file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells,
         {arm: its for arm, its in told.items() if its},
@@ -247,7 +255,7 @@ def _override(text: str) -> tuple[str, Any]:
     place = f"--set {legible(text, 100)}"
     if not eq or not key:
         raise UserError(f"{place}: must be key=value, like train.total_kimg=1")
-    return key.strip(), parse_yaml(value, place)
+    return key.strip(), parse_yaml(value, place, words=True)
 
 
 def _set_trial(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -2,7 +2,8 @@
 the EPOCHs of the code that decides numbers, and the images.
 
 An option at its default is as if it did not exist, and so is an EPOCH of 1: new options and new files change no id.
-Who changes a default, or code so that numbers move, raises the `EPOCH` of that file (tests/golden/defaults.json).
+Who changes a default, or code so that numbers move, raises the `EPOCH` of that file (tests/golden/defaults.json), or
+one that only trials of a case hang on (CASES).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +21,14 @@ from typing import Any
 from harness import plugins
 from harness.experiment.schema import plain
 
-LOOP, SCORING = (
-    "harness.training.train",
-    "harness.evaluation.evaluate",
-)  # whose EPOCH stands for training, and for scoring
+# Whose EPOCH stands for training, for scoring, and for scoring averaged networks that keep statistics.
+LOOP, SCORING, STATISTICS = "harness.training.train", "harness.evaluation.evaluate", "harness.evaluation.statistics"
+# EPOCHs that only some trials hang on: a file that states EPOCH_<CASE> moved the numbers of trials of that case alone.
+CASES: dict[str, Callable[[Any], bool]] = {
+    "RAMPUP": lambda train: train.ema_kimg is not None and train.ema_rampup is not None,
+    "FP16": lambda train: train.precision == "fp16",
+    "HALF": lambda train: train.precision != "fp32",
+}
 FILE = "identity.json"  # in a trial's folder: what its id is the digest of
 
 
@@ -51,14 +56,37 @@ def of_trial(trial: Any) -> dict[str, Any]:
         "train": differing(trial.train),
         "seed": trial.seed,
     }
-    return {"options": options, "epochs": epochs(parts, loop=LOOP), "data": trial.data or _place(trial.dataset)}
+    cases = [case for case, holds in CASES.items() if holds(trial.train)]
+    found = epochs(parts, cases, loop=LOOP)
+    return {"options": options, "epochs": found, "data": trial.data or _place(trial.dataset)}
 
 
-def of_scoring(spec: Any) -> dict[str, Any]:
-    """All that decides how trained weights are scored: `options` and `epochs`."""
+def reals(trial: Any) -> str:
+    """The identity of the images that a distance to the whole split takes, where training sees a part of them; else
+    empty: they are the trial's own."""
+    module, asked = _shelf("harness.datasets", trial.dataset), differing(trial.dataset.options)
+    part = any(name in asked for name in getattr(module, "PART", ()))
+    return trial.data or _place(trial.dataset) if part and trial.eval.distances else ""
+
+
+def of_scoring(spec: Any, own_statistics: bool = False, *, reals: str = "") -> dict[str, Any]:
+    """All that decides how trained weights are scored: `options`, `epochs` and, where there are such, `reals`.
+    `own_statistics`: see there."""
     options = {**differing(spec), "metrics": {m.name: differing(m.options) for m in spec.metrics}}
     parts = {f"metric.{m.name}": _shelf("harness.metrics", m) for m in spec.metrics}
-    return {"options": options, "epochs": epochs(parts, scoring=SCORING)}
+    machinery = {"scoring": SCORING} | ({"statistics": STATISTICS} if own_statistics else {})
+    return {"options": options, "epochs": epochs(parts, **machinery), **({"reals": reals} if reals else {})}
+
+
+def own_statistics(trial: Any) -> bool:
+    """Whether `trial` is scored by an averaged G with layers that keep statistics of what passes them: MOMENTS of its
+    backbone's file, which counts as true where that says nothing, or of a variant's, where it is false."""
+    if trial.train.ema_kimg is None or trial.eval.weights == "raw":
+        return False
+    variants = [_shelf("harness.variants", v) for v in trial.variants]
+    return getattr(_shelf("backbones", trial.backbone), "MOMENTS", True) or any(
+        getattr(module, "MOMENTS", False) for module in variants
+    )
 
 
 def data_of(dataset: Any) -> str | None:
@@ -102,13 +130,16 @@ def usual_value(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def epochs(parts: Mapping[str, ModuleType | None], **machinery: str) -> dict[str, int]:
+def epochs(parts: Mapping[str, ModuleType | None], cases: Iterable[str] = (), **machinery: str) -> dict[str, int]:
     """The EPOCHs above 1 of shelf files, {what it is: module}, of the files with an EPOCH that they build on, and of
-    machinery, by the names of its modules."""
+    machinery, by the names of its modules; with those of `cases`, which bear the case in their names."""
     found = {name: stated(module) for name, module in machinery.items()}
     for name, module in parts.items():
         if module is not None:
             found |= {name: getattr(module, "EPOCH", 1), **_below(module)}
+    for case in cases:
+        found |= {f"{name}.{case.lower()}": _of_case(module, case) for name, module in machinery.items()}
+        found |= {f"{name}.{case.lower()}": getattr(module, f"EPOCH_{case}", 1) for name, module in parts.items()}
     return {name: epoch for name, epoch in found.items() if epoch > 1}
 
 
@@ -120,6 +151,15 @@ def stated(module: str) -> int:
     found = re.search(r"^EPOCH = (\d+)\b", Path(spec.origin).read_text(), re.MULTILINE)
     assert found, f"{module} states no EPOCH"
     return int(found[1])
+
+
+@cache
+def _of_case(module: str, case: str) -> int:
+    """The EPOCH_<CASE> that a module's file states, 1 where it states none, read without loading it."""
+    spec = find_spec(module)
+    assert spec and spec.origin
+    found = re.search(rf"^EPOCH_{case} = (\d+)\b", Path(spec.origin).read_text(), re.MULTILINE)
+    return int(found[1]) if found else 1
 
 
 def _below(module: ModuleType) -> dict[str, int]:

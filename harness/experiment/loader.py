@@ -3,6 +3,7 @@
 The only yaml import.
 """
 
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ import yaml
 
 from harness.errors import UserError
 from harness.experiment.schema import mapping
+from harness.experiment.words import Word
 
 MAX_SIZE = 64 * 2**10  # bytes of a file, and characters it may unfold to where it repeats parts of itself
 MAX_DEPTH = 50
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file. UserError where it is none, not readable, or larger than an experiment's."""
+def read_yaml(path: Path, words: bool = False) -> dict[str, Any]:
+    """The mapping in a file. UserError where it is none, not readable, or larger than an experiment's.
+
+    `words`: what YAML 1.1 turns into something else than it looks like comes as a `Word`, for `schema` to judge.
+    """
     try:
         if (size := path.stat().st_size) > MAX_SIZE:
             raise UserError(f"{path}: {size} bytes: must be at most {MAX_SIZE}; give an experiment file")
@@ -26,13 +31,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {e.strerror}; check the path and its permissions") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: not readable as YAML: {e}; save it as UTF-8") from None
-    return mapping(parse_yaml(text, str(path)), str(path))
+    return mapping(parse_yaml(text, str(path), words), str(path))
 
 
-def parse_yaml(text: str, place: str) -> Any:
-    """The plain data in `text`; YAML can name no class and call nothing here."""
+def parse_yaml(text: str, place: str, words: bool = False) -> Any:
+    """The plain data in `text`; YAML can name no class and call nothing here. `words` as in `read_yaml`."""
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Words if words else _Loader)
     except Exception as e:  # on odd scalars the library raises what its conversions do: KeyError, AttributeError, ...
         reason = str(e) if isinstance(e, yaml.YAMLError | ValueError) else repr(e)
         raise UserError(f"{place}: not readable as YAML: {reason}") from None
@@ -85,3 +90,14 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+class _Words(_Loader):
+    """Keeps the words that are not the one way to write their value."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        value = super().construct_object(node, deep)
+        if isinstance(node, yaml.ScalarNode) and node.style is None and isinstance(value, bool | int | float | date):
+            usual = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+            return value if node.value == usual else Word(node.value, value)
+        return value

@@ -82,23 +82,26 @@ def scoring_to_plain(scoring: Eval) -> dict[str, Any]:
     return flat
 
 
-def scored_as(result: Mapping[str, Any], spec: Eval) -> bool:
-    """Whether a result was scored as `spec` asks, by the scoring code of today. One that diverged while it trained has
-    no scores, whatever is asked."""
+def scored_as(result: Mapping[str, Any], spec: Eval, own_statistics: bool = False, *, reals: str = "") -> bool:
+    """Whether a result was scored as `spec` asks, by the scoring code of today; `own_statistics` and `reals` as of
+    `ids.of_scoring`. One that diverged while it trained has no scores, whatever is asked."""
     if result.get("diverged_in") == "training":
         return True
-    wanted = ids.of_scoring(spec)
+    wanted = ids.of_scoring(spec, own_statistics, reals=reals)
+    stored = result.get("config", {}).get("eval")
+    if "scoring" not in result and stored == scoring_to_plain(spec):
+        return not wanted["epochs"] and not reals
+    return scoring_of(result) == wanted
+
+
+def scoring_of(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a result was scored, as `ids.of_scoring` says it; None where it can't tell."""
     if "scoring" in result:
-        return bool(result["scoring"] == wanted)
-    stored = result.get("config", {}).get("eval")  # of the previous format, when every EPOCH was 1
-    try:
-        same = (
-            stored == scoring_to_plain(spec)
-            or ids.of_scoring(parse_eval(stored, "result"))["options"] == wanted["options"]
-        )
+        return dict(result["scoring"])
+    try:  # of the previous format, when every EPOCH was 1
+        return {**ids.of_scoring(parse_eval(result.get("config", {}).get("eval"), "result")), "epochs": {}}
     except UserError:
-        return False
-    return same and not wanted["epochs"]
+        return None
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], place: str) -> dict[str, Any]:

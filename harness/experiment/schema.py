@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UserError
+from harness.experiment.words import Word, shown
 from harness.plugins import hint
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -25,12 +26,13 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def parse(cls: Any, raw: object, place: str) -> Any:
     """`raw` as an instance of dataclass `cls`; unknown, missing and ill-typed keys are UserErrors."""
     if not isinstance(raw, dict):
-        raise UserError(f"{place}: {raw!r}: must be a mapping of options")
+        raise UserError(f"{place}: {shown(raw)}: must be a mapping of options")
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in raw:
         if key not in fields:
-            raise UserError(f"{place}.{key}: unknown key{hint(str(key), sorted(fields))}")
+            name = key if isinstance(key, str) else shown(key)
+            raise UserError(f"{place}.{name}: unknown key{hint(name, sorted(fields))}")
     values = {}
     for name, field in fields.items():
         if name in raw:
@@ -47,13 +49,16 @@ def convert(hint_: Any, value: object, place: str) -> Any:
     """`value` as the annotated type `hint_`."""
     origin, args = typing.get_origin(hint_), typing.get_args(hint_)
     if origin is typing.Annotated:
-        return _bounded(convert(args[0], value, place), args[1:], place)
+        return _bounded(convert(args[0], value, place), args[1:], place, value)
     if origin is Literal:
         # YAML 1.1 reads a bare `off` as False; a choice that is spelt off is meant so.
-        value = "off" if value is False and "off" in args else value
-        if value not in args or isinstance(value, bool) and value not in [a for a in args if isinstance(a, bool)]:
-            raise UserError(f"{place}: {value!r} is not a choice{hint(str(value), [str(a) for a in args])}")
-        return value
+        read = "off" if value is False and "off" in args else value
+        if isinstance(value, Word):
+            read = str(value) if str(value) in args or value.misread else value.value
+        if read not in args or isinstance(read, bool) and read not in [a for a in args if isinstance(a, bool)]:
+            near = hint(str(value), [str(a) for a in args])
+            raise UserError(f"{place}: {shown(value)} is not a choice{near}")
+        return read
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -66,14 +71,14 @@ def convert(hint_: Any, value: object, place: str) -> Any:
                     raise
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{place}: {value!r}: must be a list, like [4, 8, 16]")
+            raise UserError(f"{place}: {shown(value)}: must be a list, like [4, 8, 16]")
         if args[-1] is not Ellipsis and len(value) != len(args):
-            raise UserError(f"{place}: {value!r}: must have {len(args)} entries")
+            raise UserError(f"{place}: {shown(value)}: must have {len(args)} entries")
         each = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         return tuple(convert(a, v, f"{place}[{i}]") for i, (a, v) in enumerate(zip(each, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{place}: {value!r}: must be a mapping")
+            raise UserError(f"{place}: {shown(value)}: must be a mapping")
         return {convert(args[0], k, place): convert(args[1], v, f"{place}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint_):
         return parse(hint_, value, place)
@@ -83,10 +88,12 @@ def convert(hint_: Any, value: object, place: str) -> Any:
 def _scalar(kind: Any, value: object, place: str) -> Any:
     if kind is Any or kind is object:
         return value
+    if isinstance(value, Word):
+        return _word(kind, value, place)
     if kind is Path and isinstance(value, str) and value:
-        return Path(value)
+        return home(value, place)
     if type(value) is int and not -(2**63) <= value < 2**63 or type(value) is float and not math.isfinite(value):
-        raise UserError(f"{place}: {value!r}: must be finite, and of at most 64 bits")
+        raise UserError(f"{place}: {shown(value)}: must be finite, and of at most 64 bits")
     if kind is float and type(value) is int:
         return float(value)
     if kind in (int, float, bool, str) and type(value) is kind:
@@ -95,18 +102,51 @@ def _scalar(kind: Any, value: object, place: str) -> Any:
         return int(value)
     if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
         mantissa, _, exponent = value.partition("e")
-        fixed = f"{float(mantissa)}e{exponent}" if exponent else value
+        fixed = f"{float(mantissa)}e{exponent}" if exponent else re.sub(r"^([-+]?)0+(?=\d)", r"\1", value)
         raise UserError(f"{place}: {value!r} is text in YAML 1.1; write {fixed} without quotes")
-    raise UserError(f"{place}: {value!r}: must be {_words(kind)}")
+    cure = ""
+    if kind is Path and value is None:
+        cure = '; a bare ~ is null in YAML, the home folder is "~/" in quotes'
+    elif kind is str and isinstance(value, bool | int | float):
+        cure = f'; write "{shown(value)}" in quotes'
+    raise UserError(f"{place}: {shown(value)}: must be {_words(kind)}{cure}")
 
 
-def _bounded(value: Any, bounds: tuple[str, ...], place: str) -> Any:
+def _word(kind: Any, word: Word, place: str) -> Any:
+    """A word as bool or number where it is written as one in an odd but clear way; refused as anything else."""
+    if kind is bool and isinstance(word.value, bool):
+        return word.value
+    if kind in (int, float) and isinstance(word.value, int | float) and not isinstance(word.value, bool):
+        if word.misread:
+            raise UserError(f"{place}: {word}: must be {_words(kind)} as it reads{_cure(word, number=True)}")
+        try:
+            return _scalar(kind, word.value, place)
+        except UserError as e:
+            raise UserError(str(e).replace(f"{place}: {shown(word.value)}:", f"{place}: {word}:", 1)) from None
+    raise UserError(f"{place}: {word}: must be {_words(kind)}{_cure(word, number=kind in (int, float, bool))}")
+
+
+def _cure(value: object, number: bool = False) -> str:
+    return f"; {value.cure(number)}" if isinstance(value, Word) else ""
+
+
+def home(text: str, place: str) -> Path:
+    """A path of the user's, `~` in front as the home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{place}: {text!r}: {text.split('/')[0]} is nobody's home folder here; write it out") from None
+
+
+def _bounded(value: Any, bounds: tuple[str, ...], place: str, raw: object) -> Any:
+    """`value` within its bounds; `raw` is what stands in the file for it."""
+    written = raw if isinstance(value, tuple) and isinstance(raw, list | tuple) else [raw]
     for bound in bounds:
         for rule in bound.split(","):
             op, limit = rule.split()
-            for v in value if isinstance(value, tuple) else [value]:
+            for v, at in zip(value if isinstance(value, tuple) else [value], written, strict=True):
                 if v is not None and not _COMPARE[op](v, float(limit)):
-                    raise UserError(f"{place}: {v!r}: must be {bound.replace(',', ' and')}")
+                    raise UserError(f"{place}: {shown(at)}: must be {bound.replace(',', ' and')}")
     return value
 
 
@@ -129,5 +169,5 @@ def plain(value: Any) -> Any:
 
 def mapping(raw: Any, place: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        raise UserError(f"{place}: {raw!r}: must be a mapping of options")
+        raise UserError(f"{place}: {shown(raw)}: must be a mapping of options{_cure(raw)}")
     return raw

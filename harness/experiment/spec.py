@@ -124,6 +124,11 @@ class Trial:
         return self.known_as or ids.digest(ids.of_trial(self))
 
     @property
+    def scoring(self) -> dict[str, Any]:
+        """What decides its scores once it is trained."""
+        return ids.of_scoring(self.eval, ids.own_statistics(self), reals=ids.reals(self))
+
+    @property
     def plugins(self) -> tuple[tuple[str, str], ...]:
         """(package, name) of all that it is made of."""
         parts = {
@@ -162,6 +167,7 @@ class Run:
     retries: Annotated[int, ">= 0"] = 2
     timeout_s: Annotated[float, "> 0"] | None = None
     hang_s: Annotated[float, "> 0"] = 1800.0
+    patience_s: Annotated[float, "> 0"] = 600.0  # of the processes of one trial with one another, inside of a step
 
 
 @dataclass(frozen=True)

@@ -52,16 +52,26 @@ def path_length(images: Tensor, ws: Tensor, mean: Tensor, noise: Tensor, decay: 
     images [N, C, H, W] from ws [N, L, w_dim]; `noise` is standard normal like the images;
     `mean` a is the running mean of the lengths, which moves by `decay` before it is used.
     """
+    lengths = path_lengths(images, ws, noise)
+    mean = moved(mean, lengths.mean(), decay)
+    return PathLength((lengths - mean).square(), lengths, mean)
+
+
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| of each sample [N], in the graph."""
     y = noise / (images.shape[2] * images.shape[3]) ** 0.5
     (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
-    lengths = grad.square().sum(2).mean(1).sqrt()
-    mean = mean + decay * (lengths.mean() - mean)
-    return PathLength((lengths - mean).square(), lengths, mean)
+    return grad.square().sum(2).mean(1).sqrt()
+
+
+def moved(mean: Tensor, value: Tensor, decay: float) -> Tensor:
+    """A running mean after `value`."""
+    return mean + decay * (value - mean)
 
 
 def ema_beta(batch: int, nimg: int, ema_kimg: float, rampup: float | None = None) -> float:
     """Share of the old average that stays after a step of `batch` images: half of it after
-    `ema_kimg` thousand, and while starting after `rampup` times the images seen so far."""
+    `ema_kimg` thousand, and while starting after `rampup` times the `nimg` images seen before the step."""
     half_life = ema_kimg * 1000
     if rampup is not None:
         half_life = min(half_life, nimg * rampup)
@@ -70,7 +80,8 @@ def ema_beta(batch: int, nimg: int, ema_kimg: float, rampup: float | None = None
 
 @torch.no_grad()
 def ema_update(average: torch.nn.Module, source: torch.nn.Module, beta: float) -> None:
-    """average <- beta average + (1 - beta) source for parameters; buffers are copied."""
+    """average <- beta average + (1 - beta) source for parameters; buffers are copied. Those that are statistics of
+    activations are then the source's, until the average makes its own (`harness.evaluation.statistics`)."""
     torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - beta)
     for mine, theirs in zip(average.buffers(), source.buffers(), strict=True):
         mine.copy_(theirs)

@@ -1,5 +1,6 @@
 """The two distances between feature distributions that several extractors share."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,14 @@ def protocol_of(
 ) -> dict[str, Any]:
     """All that must be equal for two values of a feature metric to be comparable."""
     about = evidence.about[sample.extractor]
-    counts = {k: v for k, v in comparison._asdict().items() if k != "whole"}
-    return {**setting.protocol(comparison.split), **about, **counts, "flips": False, **more}
+    counts = {k: v for k, v in comparison._asdict().items() if k != "whole" and (v or k != "held_out")}
+    return {
+        **setting.protocol(comparison.split, setting.reals(comparison.split)),
+        **about,
+        **counts,
+        "flips": False,
+        **more,
+    }
 
 
 def moment_needs(extractor: Extractor, protocols: tuple[Protocol, ...], setting: Setting) -> Needs:
@@ -52,12 +59,21 @@ def frechet_records(
     }
 
 
-def frechet_heading(name: str, prefix: str, label: str) -> Heading | None:
-    """Of a Fréchet distance on other features than Inception's: `label` and the counts in its name."""
+def frechet_heading(name: str, prefix: str, label: str, features: int) -> Heading | None:
+    """Of a Fréchet distance on so many other features than Inception's: `label` and the counts in its name."""
     if not name.startswith(prefix):
         return None
+    if to_trained(name):
+        return Heading(role="distance", label=label + name.removeprefix(prefix))
     apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
-    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart)
+    return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart,
+                   features=features)  # fmt: skip
+
+
+def to_trained(name: str) -> bool:
+    """Whether the record is a distance to the images that training saw: it praises who learns these by heart, and heads
+    no table."""
+    return re.search(r"\d+k?_trained", name) is not None
 
 
 def feature_needs(
@@ -117,15 +133,17 @@ def kernel_subsets(first: Floats, second: Floats, rows: list[tuple[NDArray, NDAr
 
 
 def kernel_distance(first: Floats, second: Floats) -> float:
-    """Unbiased squared MMD of features [N, D] and [N, D] under (x.y/D + 1)^3 (Binkowski et al. 2018):
-    off-diagonal means within each, minus twice the mean across. May be slightly negative.
+    """Unbiased squared MMD of features [N, D] and [M, D] under (x.y/D + 1)^3 (Binkowski et al. 2018, equation 4):
+    the off-diagonal means within each, minus twice the mean across. May be slightly negative. N and M at least 2.
 
-    Summed in the features' precision and in torch-fidelity's order, so that its value is met exactly. In float32 that
-    costs 1e-6 to 1e-5 of a small value: less than the subsets leave open, but more than two programs should differ by.
+    Summed in the features' precision and, for N = M, in torch-fidelity's order, so that its value is met exactly. In
+    float32 that costs 1e-6 to 1e-5 of a small value: less than the subsets leave open, but more than two programs
+    should differ by.
     """
-    n = len(first)
-    within = sum((k.sum(axis=1) - np.diagonal(k)).sum() for k in (_cubic(first, first), _cubic(second, second)))
-    return float(within / (n * (n - 1)) - 2 * _cubic(first, second).sum(axis=0).sum() / n**2)
+    n, m = len(first), len(second)
+    xx, yy = ((k.sum(axis=1) - np.diagonal(k)).sum() for k in (_cubic(first, first), _cubic(second, second)))
+    within = (xx + yy) / (n * (n - 1)) if n == m else xx / (n * (n - 1)) + yy / (m * (m - 1))
+    return float(within - 2 * _cubic(first, second).sum(axis=0).sum() / (n * m))
 
 
 def _cubic(x: Floats, y: Floats) -> Floats:

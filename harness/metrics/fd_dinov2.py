@@ -26,4 +26,4 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 
 
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
-    return frechet_heading(name, "fd_dinov2_", "FD-DINOv2 ")
+    return frechet_heading(name, "fd_dinov2_", "FD-DINOv2 ", 1024)

@@ -33,4 +33,4 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 
 
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
-    return frechet_heading(name, "fd_efficientnet_lite1_", "FD-Lite1 ")
+    return frechet_heading(name, "fd_efficientnet_lite1_", "FD-Lite1 ", 1280)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import INCEPTION
-from harness.metrics._distances import frechet_records, moment_needs
+from harness.metrics._distances import frechet_records, moment_needs, to_trained
 
-PAPER = "fid50k_full"  # 50,000 fakes against all training images
+FEATURES = 2048
+PAPER = "fid50k_full"  # 50,000 fakes against all images of the training split
 
 EPOCH = 1
 
@@ -27,7 +28,7 @@ def needs(options: Options, setting: Setting) -> Needs:
 
 
 def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str, Record]:
-    """`fid50k_full`: 50,000 fakes against all training images."""
+    """`fid50k_full`: 50,000 fakes against all images of the training split."""
     name = "fid" if options.weights == "published" else "fid_any_weights_"
     return frechet_records(name, replace(INCEPTION, weights=options.weights), options.protocols, evidence, setting)
 
@@ -35,7 +36,9 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
     if not re.match(r"fid(_any_weights_)?\d", name):
         return None
+    if to_trained(name):
+        return Heading(role="distance", label=name)
     if name == PAPER:
-        return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid")
+        return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid", features=FEATURES)
     apart = f"the paper's FID takes 50,000 generated images against all reals: {name} is not comparable"
-    return Heading(role="distance", label=name, headline=True, rank=1, apart=apart)
+    return Heading(role="distance", label=name, headline=True, rank=1, apart=apart, features=FEATURES)

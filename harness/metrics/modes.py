@@ -39,8 +39,7 @@ class Options:
 
 
 def needs(options: Options, setting: Setting) -> Needs:
-    """What the classifier reads in all fakes and in as many held-out reals; the classifier is trained here if this
-    machine has none yet."""
+    """What the classifier reads in all fakes and in as many held-out reals."""
     return Needs(features=_samples(setting))
 
 
@@ -125,5 +124,5 @@ def _samples(setting: Setting) -> tuple[Sample, Sample]:
             f"eval: num_fakes: {num_fakes}: metrics.modes compares them with as many held-out images, of which there "
             f"are {len(heldout)}; raise dataset.num_heldout"
         )
-    extractor = Extractor("grey-classifier", images.shape[-1], classifier.fitted(images.grey, images.classes))
+    extractor = Extractor("grey-classifier", images.shape[-1], classifier.named(images.grey, images.classes))
     return Sample("fakes", num_fakes, extractor, "log_p"), Sample("heldout", num_fakes, extractor, "log_p")

@@ -6,6 +6,7 @@ changed.py    trials that other code made: refused, accepted, trained or scored 
 launch.py     trials onto processes: this one, a Ray of our own, a cluster
 schedule.py   which trial starts when, and what becomes of one that ends badly; pure
 attempt.py    one attempt at a trial, and its end; around it the scratch folder of a URL
+shared.py     the folder or URL of results: whether driver and workers see the same one
 pool.py       trials as Ray actors
 cluster.py    Ray reached, greeted and left; the only ray import
 fit.py        how much of a GPU a trial takes

@@ -1,16 +1,16 @@
 """Trials that other code made than is here, and what becomes of them before anything runs."""
 
 import json
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.disk import read_json
 from harness.errors import UserError
 from harness.experiment.matrix import Entry
-from harness.store import code, lock, remote
-from harness.store.folder import bump, finished, was_scored
+from harness.orchestration import attempt
+from harness.store import code, lease, remote
+from harness.store.folder import finished, stored, take, was_scored
 
 Choice = Literal["ask", "accept", "retrain"]
 SHOWN = 5  # names of trials in a line
@@ -47,11 +47,11 @@ def judge(
     (None: not asked for), so the code that trained them is accepted.
     """
     home, by_id = results / "trials", {e.id: e for e in entries}
-    stored = {id: read_json(home / id / "result.json") for id in by_id}
-    otherwise = {id for id, e in by_id.items() if stored[id] and not finished(home / id, e.trial)}
-    whole = {id for id, result in stored.items() if is_whole(home / id, result)}
+    found = {id: stored(home / id, e.trial) for id, e in by_id.items()}
+    otherwise = {id for id, e in by_id.items() if found[id] and not finished(home / id, e.trial)}
+    whole = {id for id, result in found.items() if is_whole(home / id, result)}
     accepted = choice != "retrain"
-    others = {id: code.other(home / id, e.trial, stored[id], accepted=accepted) for id, e in by_id.items()}
+    others = {id: code.other(home / id, e.trial, found[id], accepted=accepted) for id, e in by_id.items()}
     others |= {id: others[id]._replace(scoring=()) for id in otherwise}  # scored again in any case
 
     def names(ids: Iterable[str]) -> str:
@@ -80,7 +80,7 @@ def judge(
             taken.setdefault(id, others[id].training)
     scored = {id: o.scoring for id, o in others.items() if o.scoring}
     if rescore:
-        scored = {id: others[id].scoring for id, result in stored.items() if was_scored(result)}
+        scored = {id: others[id].scoring for id, result in found.items() if was_scored(result)}
     if choice == "accept" and not rescore:
         scored = {}
     scored |= dict.fromkeys(otherwise, ())
@@ -100,11 +100,17 @@ def judge(
     return Judged(frozenset(away), taken, frozenset(again), tuple(notes))
 
 
-def settle(entries: Sequence[Entry], results: Path, experiment: str, judged: Judged) -> None:
+def settle(
+    entries: Sequence[Entry],
+    results: Path,
+    experiment: str,
+    judged: Judged,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Put away, and note as accepted, what was judged so. Busy where a driver works on the experiment."""
     if not (judged.away or judged.taken):
         return
-    with lock.hold(results / experiment):
+    with lease.drive(results / experiment, say):
         for id in judged.away:
             supersede(results, id)
         for e in entries:
@@ -141,14 +147,11 @@ def supersede(results: Path, id: str) -> None:
     worker that lives on in it, that of another experiment perhaps, writes nothing more."""
     folder, away = results / "trials" / id, results / "superseded"
     away.mkdir(exist_ok=True)
-    n = next(n for n in range(1, 10**6) if not (away / f"{id}-{n}").exists())
-    number = str(bump(folder)).encode()
-    remote.publish(folder / "attempt", f"trials/{id}/attempt")
-    remote.supersede(f"trials/{id}", f"superseded/{id}-{n}")
+    n = next(n for n in range(1, 10**6) if not (away / f"{id}-{n}").exists() and remote.is_free(f"superseded/{id}-{n}"))
+    number = attempt.begin(folder)
+    remote.supersede(id, f"superseded/{id}-{n}")
     folder.rename(away / f"{id}-{n}")
-    folder.mkdir()
-    (folder / "attempt").write_bytes(number)
-    remote.publish(folder / "attempt", f"trials/{id}/attempt")
+    take(folder, number)
 
 
 def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
@@ -157,7 +160,7 @@ def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
         latest = json.loads((folder / "checkpoints" / "latest.json").read_text())
     except (OSError, ValueError):
         return False
-    here = remote.URL in os.environ or (folder / "checkpoints" / latest["file"]).exists()
+    here = remote.url() is not None or (folder / "checkpoints" / latest["file"]).exists()
     return bool(here and latest["nimg"] == result.get("nimg"))
 
 

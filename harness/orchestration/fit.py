@@ -6,7 +6,7 @@ several only where GPUs would otherwise stand idle.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from harness.errors import UserError
@@ -60,6 +60,14 @@ def shares(trials: Mapping[str, Trial], run: Run, have: float, measure: Measure)
     for id, share in out.items():
         _check(share, trials[id], on_cpu)
     return out
+
+
+def check(trials: Iterable[Trial], run: Run) -> None:
+    """Raise UserError for a request that makes no sense on any cluster, as far as it is known before one is there."""
+    want = run.resources
+    asked = 0.0 if want.gpus == "auto" else want.gpus
+    for trial in trials:
+        _check(Share(asked, want.cpus, max(want.processes, int(asked))), trial, run.device == "cpu")
 
 
 def _check(share: Share, trial: Trial, on_cpu: bool) -> None:

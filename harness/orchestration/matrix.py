@@ -10,13 +10,13 @@ from typing import Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, recognise, speeds
+from harness.orchestration import changed, cluster, fit, recognise, speeds
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
-from harness.store import code, remote
+from harness.store import claim, code, remote
 from harness.store.folder import finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
@@ -68,11 +68,15 @@ def run(
     `accept_old` as in `recognise`. `say` hears a line now and then. Raises UserError for bad input before anything
     runs, Busy where another driver is at it.
     """
+    if launcher == "ray" and address is not None:
+        cluster.reach(address)  # in seconds; all that follows may take minutes
     outside.use_paths(experiment.plugins, f"{experiment.path}: plugins")  # another may have been loaded since
     results = results.absolute()
     known_as = recognise.recognise(experiment, results, accept_old)
     experiment = known_as.experiment
+    claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
+    remote.catch_up(results, [e.id for e in todo], say)
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
@@ -81,11 +85,14 @@ def run(
         return str(result["status"]) if result and entry.id not in judged.unfinished else None
 
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
-    left_out = preflight([e.trial for e in todo if e.id not in known], str(experiment.path))
+    left = [e.trial for e in todo if e.id not in known]
+    fit.check(left, experiment.run)
+    left_out = preflight(left, str(experiment.path))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
+    claim.take(experiment, results)
     recognise.settle(results, known_as)
-    changed.settle(todo, results, experiment.name, judged)
+    changed.settle(todo, results, experiment.name, judged, say)
     say(counted(experiment, len(todo), len(known)))
     unknown = changed.adopt([e for e in todo if e.id in known], results)
     for line in filter(None, (*known_as.notes, *judged.notes, unknown, *left_out)):
@@ -101,7 +108,7 @@ def run(
                 ends = launch(
                     todo, results, experiment.run, experiment=experiment.name, finished=ended,
                     on_progress=progress, local=launcher == "inline", address=address,
-                    ship_code=ship_code, retry_failed=retry_failed, during=sink,
+                    ship_code=ship_code, retry_failed=retry_failed, during=sink, say=say,
                 )  # fmt: skip
         finally:
             if sink and sink.behind:
@@ -115,8 +122,10 @@ def run(
 def write(found: Report, results: Path) -> Sequence[Path]:
     """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
     folder = results / found.experiment.name
+    claim.check(found.experiment, results)
     disk.check_writable(folder)
     remote.check_writable()
+    claim.take(found.experiment, results)
     written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written

@@ -9,10 +9,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.console import duration
-from harness.disk import read_json
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
 from harness.orchestration import changed, speeds
@@ -20,7 +19,10 @@ from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, r
 from harness.report.tables import Grid
 from harness.store import code
 from harness.store.checkpoint import KEEP
-from harness.store.folder import finished
+from harness.store.folder import finished, stored
+
+if TYPE_CHECKING:
+    from harness.data.imageset import ImageSet
 
 UNTRAINED = ("to do", "data not here", "scored otherwise")  # the last: its networks are gone; matrix asks first
 
@@ -107,16 +109,34 @@ def disk_bytes(train: Train, params_g: int, params_d: int, resolution: int, best
 
 def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     """Parameters of G, with what its variants add, and of D; the networks are built without memory."""
-    import numpy as np
     import torch
 
-    from harness.data.imageset import ImageSet
     from harness.training.arm import build
 
-    nothing = np.empty((0, getattr(trial.dataset.options, "channels", 3), resolution, resolution), np.uint8)
     with torch.device("meta"):
-        g, d, _ = build(trial, ImageSet(nothing, None, classes, "", {}), torch.device("meta"))
+        g, d, _ = build(trial, _blank(trial, resolution, classes), torch.device("meta"))
     return sum(p.numel() for p in g.parameters()), sum(p.numel() for p in d.parameters())
+
+
+def unseen(trial: Trial) -> "ImageSet | None":
+    """What stands for a trial's images that are not here, as `preflight` asks for it: of their size and no more; None
+    where only the files know that."""
+    side = resolution(trial)
+    return None if side is None else _blank(trial, side, CLASSES if trial.conditional else 0)
+
+
+def _blank(trial: Trial, resolution: int, classes: int) -> "ImageSet":
+    import numpy as np
+
+    from harness.data.imageset import ImageSet
+
+    return ImageSet(
+        np.empty((0, getattr(trial.dataset.options, "channels", 3), resolution, resolution), np.uint8),
+        None,
+        classes,
+        "",
+        {},
+    )
 
 
 def disk(trials: Iterable[Entry]) -> tuple[int, int]:
@@ -143,12 +163,12 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
     whose images are not here."""
     every = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
     homes = [results / "trials" / e.id for e in every]
-    stored = [read_json(home / "result.json") for home in homes]
-    states = [_state(e, home, result, absent) for e, home, result in zip(every, homes, stored, strict=True)]
+    found = [stored(home, e.trial) for e, home in zip(every, homes, strict=True)]
+    states = [_state(e, home, result, absent) for e, home, result in zip(every, homes, found, strict=True)]
     todo = [e for e, state in zip(every, states, strict=True) if state in UNTRAINED]
     others = [
         (e.name, code.other(home, e.trial, result, accepted=False))
-        for e, home, result in zip(every, homes, stored, strict=True)
+        for e, home, result in zip(every, homes, found, strict=True)
     ]
     records = speeds.finished_here(results) + speeds.measured()
     gpu, cpu = (forecast(every, kind, records) for kind in KINDS)
@@ -172,13 +192,13 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
     return Grid(title, header, tuple(rows), tuple(lines), len(header))
 
 
-def _state(e: Entry, home: Path, stored: Mapping[str, Any], absent: Container[str]) -> str:
+def _state(e: Entry, home: Path, last: Mapping[str, Any], absent: Container[str]) -> str:
     """What becomes of a trial: its result's word, `to score` (from its last checkpoint, at no hours of training), or
     one of UNTRAINED."""
     if result := finished(home, e.trial):
         return str(result["status"])
-    if stored:
-        return "to score" if changed.is_whole(home, stored) else "scored otherwise"
+    if last:
+        return "to score" if changed.is_whole(home, last) else "scored otherwise"
     return "data not here" if e.id in absent else "to do"
 
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from harness import outside
-from harness.errors import UserError
+from harness import disk
+from harness.errors import UserError, redact
 from harness.experiment.parse import to_plain
-from harness.experiment.schema import plain
 from harness.experiment.spec import Run, Trial
-from harness.orchestration import attempt
+from harness.orchestration import attempt, shared
 from harness.orchestration.attempt import Control
 from harness.orchestration.cluster import first_line, node_ip, place
 from harness.orchestration.fit import Memory
@@ -26,6 +26,7 @@ from harness.orchestration.schedule import Ended, Job, Share
 
 REUSE_S = 60.0  # a process that trained for longer is replaced: nothing of it reaches the next trial
 POLL_S = 1.0
+FOUND_S = 60.0  # a result may be seen so much later than its trial ends, on a network file system
 LAST_WORDS_S = 2.0  # when a team falls apart, its other processes have this long to say why
 BROKEN = ("crashed", "failed", "oom")
 
@@ -38,6 +39,7 @@ class _Worker:
         os.environ.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        disk.use_own_compiler_folder()
         self._control, self._ticket, self._stopped = Control(), "", set[str]()
         # Ray runs a call in whichever of its threads is free. OpenMP keeps a team for each thread that ever trained,
         # and once the teams outnumber the cores, none waits for work awake: small networks are 40 % slower.
@@ -51,21 +53,31 @@ class _Worker:
         control = Control()
         self._control, self._ticket = control, ticket
         control.stopping = ticket in self._stopped
-        return self._trainer.submit(attempt.make, worker, config, folder, run, control, number).result()
+        node = f"({node_ip()})"
+        return self._trainer.submit(attempt.make, worker, config, folder, run, control, number, node).result()
 
-    def meet(self) -> tuple[str, int]:
-        """Be the first of several processes; returns where the others find it."""
+    def ip(self) -> str:
+        return node_ip()
+
+    def meet(self, *ips: str) -> Any:
+        """Be the first of several processes, which are at `ips`; returns where the others find it."""
         from harness.training import ranks
 
-        return ranks.meet(node_ip())
+        return ranks.meet(ips)
 
-    def follow(self, met: tuple[str, int], rank: int, world: int, folder: Any, number: int) -> Ended:
-        """Be another process of the attempt whose first one is found at `met`."""
+    def follow(
+        self, met: Any, rank: int, world: int, worker: str, config: dict[str, Any], folder: Any, run: Any, number: int
+    ) -> Ended:
+        """Be another process of the attempt whose first one is found at `met`: `follow` of the worker's module. All
+        that it runs, and on what, comes with this call."""
         from harness.errors import Diverged, Lost
-        from harness.training import ranks
 
         try:
-            ranks.follow(met, rank, world, node_ip())
+            options = attempt.unpacked(run)
+            from harness.training import ranks
+
+            task = importlib.import_module(worker.partition(":")[0]).follow
+            ranks.follow(met, rank, world, node_ip(), task, config, options, patience_s=options["patience_s"])
         except (Lost, Diverged):
             return Ended("interrupted", "the first process tells why")
         except Exception as e:
@@ -73,8 +85,8 @@ class _Worker:
         return Ended("done")
 
     def poll(self) -> tuple[str, int, dict[str, Any], str]:
-        """(ticket, number of reports, last report, where)"""
-        return self._ticket, self._control.reports, self._control.last, place()
+        """(ticket, number of signs of life, last report, where)"""
+        return self._ticket, self._control.signs, self._control.last, place()
 
     def stop(self, ticket: str) -> None:
         self._stopped.add(ticket)
@@ -89,6 +101,7 @@ class _Running:
     actor: Any
     share: Share
     ticket: str
+    folder: Path
     ref: Any
     mates: dict[Any, Any] = field(default_factory=dict)  # of the other processes: result -> actor
     group: Any = None  # the placement group of all of them
@@ -103,9 +116,10 @@ class RayPool:
 
     def __init__(self, ray: Any, run: Run, worker: str) -> None:
         self._ray, self._run, self._worker = ray, run, worker
-        self._plain = {**plain(run), outside.KEY: outside.packed()}
+        self._plain = attempt.packed(run)
         self._running: dict[str, _Running] = {}
         self._idle: list[tuple[Share, Any]] = []
+        self._unseen: dict[str, tuple[Ended, Path, float]] = {}  # ended well, but no result is seen; until when
         self._nodes: tuple[float, list[dict[str, float]]] = (-1e9, [])
 
     # ── what there is ──
@@ -166,7 +180,7 @@ class RayPool:
                 try:
                     found[key] = self._ray.get(ref)
                 except self._ray.exceptions.RayError as e:
-                    print(e)
+                    print(redact(str(e)))
                     found[key] = None
         for ref in waiting:
             self._ray.cancel(ref, force=True)
@@ -188,7 +202,7 @@ class RayPool:
             actor = self._actor(share)
         else:
             self._idle.remove((share, actor))
-        self._running[job.id] = _Running(actor, share, ticket, actor.run.remote(*call))
+        self._running[job.id] = _Running(actor, share, ticket, job.folder, actor.run.remote(*call))
 
     def _start_team(self, share: Share, call: tuple[Any, ...]) -> _Running:
         """An actor for each process, on as few nodes as hold them; they start together or not at all."""
@@ -198,10 +212,9 @@ class RayPool:
         group = util.placement_group([{"CPU": one.cpus, **({"GPU": one.gpus} if one.gpus else {})}] * n, "PACK")
         place = util.scheduling_strategies.PlacementGroupSchedulingStrategy
         actors = [self._actor(one, scheduling_strategy=place(group, placement_group_bundle_index=i)) for i in range(n)]
-        met = actors[0].meet.remote()
-        *_, folder, _, number = call
-        mates = {a.follow.remote(met, rank, n, folder, number): a for rank, a in enumerate(actors) if rank}
-        return _Running(actors[0], share, call[0], actors[0].run.remote(*call, met), mates, group)
+        met = actors[0].meet.remote(*(a.ip.remote() for a in actors))
+        mates = {a.follow.remote(met, rank, n, *call[1:]): a for rank, a in enumerate(actors) if rank}
+        return _Running(actors[0], share, call[0], call[3], actors[0].run.remote(*call, met), mates, group)
 
     def _actor(self, share: Share, **options: Any) -> Any:
         cls = self._ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
@@ -216,17 +229,29 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[tuple[str, Ended]]:
         if not self._running:
             time.sleep(timeout_s)
-            return []
+            return self._found([])
         refs = {ref: id for id, r in self._running.items() for ref in (*r.mates, r.ref)}
         ready, _ = self._ray.wait(list(refs), timeout=timeout_s)
         if ready:
             ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
         ended = []
         for id in dict.fromkeys(refs[ref] for ref in ready):
-            end = self._end(id, ready)
+            folder, end = self._running[id].folder, self._end(id, ready)
             if end is not None:
-                ended.append((id, end))
-        return ended
+                ended.append((id, folder, end))
+        return self._found(ended)
+
+    def _found(self, ended: list[tuple[str, Path, Ended]]) -> list[tuple[str, Ended]]:
+        """Of attempts that ended, now or before, those that are through: one that ended well has a result to show."""
+        now = time.monotonic()
+        through = [(id, end) for id, _, end in ended if end.word not in shared.WELL]
+        self._unseen |= {id: (end, folder, now + FOUND_S) for id, folder, end in ended if end.word in shared.WELL}
+        for id, (end, folder, deadline) in list(self._unseen.items()):
+            found = shared.has_result(folder)
+            if found or now > deadline:
+                del self._unseen[id]
+                through.append((id, end if found else shared.unfound(end, folder)))
+        return through
 
     def _end(self, id: str, ready: list[Any]) -> Ended | None:
         """How attempt `id` ended, of whose results some are `ready`; None where it goes on."""
@@ -240,7 +265,7 @@ class RayPool:
             ended = self._broken_mate(running, late) or ended
         del self._running[id]
         short = time.monotonic() - running.begun < REUSE_S
-        if short and ended.word in ("done", "diverged") and running.group is None:
+        if short and ended.word in shared.WELL and running.group is None:
             self._idle.append((running.share, running.actor))
         else:
             self._release(running)
@@ -260,7 +285,7 @@ class RayPool:
         except errors.OutOfMemoryError:
             return Ended("oom", "the node ran out of memory")
         except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as e:
-            print(e)
+            print(redact(str(e)))
             return Ended("crashed", "its process died" if "node" not in str(e).lower() else "its process or node died")
         except errors.RayError as e:
             return Ended("failed", first_line(e))
@@ -290,14 +315,15 @@ class RayPool:
         return {id: r.heard for id, r in self._running.items() if r.heard is not None}
 
     def stop(self, id: str) -> None:
-        running = self._running[id]
-        running.actor.stop.remote(running.ticket)
+        if running := self._running.get(id):  # else it has ended, and only its result is waited for
+            running.actor.stop.remote(running.ticket)
 
     def kill(self, id: str) -> None:
-        self._ray.kill(self._running[id].actor)
+        if running := self._running.get(id):
+            self._ray.kill(running.actor)
 
 
 def _call(function: str, config: dict[str, Any], run: dict[str, Any]) -> Any:
-    options = outside.unpacked(run)
+    options = attempt.unpacked(run)
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(config, options)

@@ -4,6 +4,7 @@ A `Pool` runs trials somewhere; `drive` decides. Tests and simulations give it a
 clock of their own, and so exercise the very code that runs a cluster.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ class Share(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How one attempt ended: a state word of a trial, or `crashed` (its process or node was lost)."""
+    """How one attempt ended: a state word of a trial, or `crashed` (its process or node was lost, or hung)."""
 
     word: str
     message: str | None = None
-    fatal: bool = False  # the same would befall every other trial: start no more
+    fatal: int = 0  # the same would befall every other trial: start no more, and end with this exit code
 
 
 @dataclass
@@ -71,13 +72,16 @@ class Pool(Protocol):
 
 
 class Stop:
-    """How often the user asked to stop: once, every trial checkpoints first; twice, now."""
+    """How often the user asked to stop: once, every trial checkpoints first; twice, now. `fatal`: the end of an attempt
+    that asked for it, if one did."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.fatal: Ended | None = None
 
-    def __call__(self, *_: object) -> None:
-        self.asked += 1
+    def __call__(self, number: int = signal.SIGINT, _: object = None) -> None:
+        """Be a signal's handler. Whoever sends another than Ctrl-C's may do so several times, and mean one."""
+        self.asked = self.asked + 1 if number == signal.SIGINT else max(self.asked, 1)
 
 
 @dataclass
@@ -86,6 +90,7 @@ class _Watch:
 
     job: Job
     reports: int = -1
+    hung: str | None = None  # why it was taken for lost though its process lived
     begun: float | None = None  # a trial may wait for its resources first
     heard: float = 0.0
     verdict: str | None = None  # what it shall be called when it ends, decided here
@@ -104,7 +109,7 @@ def drive(
 ) -> dict[str, str]:
     """Run `jobs` in their order through `pool`; returns {id: state word}.
 
-    Retries only what a crash or a lost node took (`run.retries` times, with backoff), and an
+    Retries only what a crash, a lost node or a hanging process took (`run.retries` times, with backoff), and an
     out-of-memory once with a larger share; all else is final. `tell(job, word, report)` is called
     for every start, report and end; after an end the word is final unless it is `waiting`.
     A job that never started because the user stopped is `interrupted`.
@@ -120,7 +125,9 @@ def drive(
         for id, ended in pool.wait(tick_s):
             watch = active.pop(id)
             if ended.fatal:
-                stop.asked = stop.asked or 1
+                stop.asked, stop.fatal = stop.asked or 1, stop.fatal or ended
+            if watch.hung and ended.word == "crashed":
+                ended = ended._replace(message=watch.hung)
             again = None if stop.asked or watch.verdict else _again(watch.job, ended, pool, run, clock())
             if again:
                 waiting.insert(0, watch.job)
@@ -167,7 +174,7 @@ def _final(watch: _Watch, ended: Ended) -> tuple[str, str | None]:
     if watch.verdict and ended.word in ("crashed", "interrupted"):
         return watch.verdict, watch.why
     if ended.word == "crashed":
-        return "failed", f"{ended.message}; lost {watch.job.crashes + 1} times"
+        return "hung" if watch.hung else "failed", f"{ended.message}; lost {watch.job.crashes + 1} times"
     return ended.word, ended.message
 
 
@@ -188,8 +195,8 @@ def _listen(
             watch.reports, watch.heard = reports, now
             if report:
                 tell(watch.job, "running", report)
-        elif now - watch.heard > run.hang_s and watch.verdict is None:
-            watch.verdict, watch.why = "hung", f"no sign of life for {run.hang_s:g} s"
+        elif now - watch.heard > run.hang_s and watch.verdict is watch.hung is None:
+            watch.hung = f"no sign of life for {run.hang_s:g} s"
             pool.kill(id)
     for id, watch in active.items():
         late = run.timeout_s is not None and watch.begun is not None and now - watch.begun > run.timeout_s

@@ -24,13 +24,13 @@ LEVEL = 8  # the resolution of the attention that is shown over noise and over t
 SNAPSHOTS = 5  # rows of the picture over time
 
 
-def draw(model: Trained, folder: Path) -> dict[str, str]:
-    """Draw what the arm allows into `folder`/figures; returns {kind: path relative to `folder`}.
+def draw(model: Trained, folder: Path, under: str = "figures") -> dict[str, str]:
+    """Draw what the arm allows into `folder`/`under`; returns {kind: path relative to `folder`}.
 
     A finished training is worth more than its pictures: one that fails is left out, and why is
-    written to figures/failed.txt.
+    written to failed.txt there.
     """
-    out, found = folder / "figures", {}
+    out, found = folder / under, {}
     painters: dict[str, Callable[[], Path | None]] = {
         "gradcam": lambda: pictures.attention_on_fakes(model, out),
         "robustness": lambda: robustness(model, out),

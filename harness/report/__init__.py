@@ -2,9 +2,11 @@
 
 model.py       what a report is
 collect.py     result.json files into one
+record.py      what may stand in a result.json
 names.py       what a person calls things, and their order
 statistics.py  intervals, paired tests, verdicts
-tables.py      as text: console, Markdown, CSV, LaTeX
+tables.py      as text: console, Markdown, CSV
+latex.py       as LaTeX
 charts.py      its drawings
 page.py        report.html
 grounds.py     its section on what stands behind the figures

@@ -1,4 +1,5 @@
-"""From result.json files to tables: what every cell holds, how it compares, and what it can't say.
+"""From trials' results to tables: what every cell holds, how it compares, and what it can't say. Of a trial that was
+scored in several ways, the result of this experiment's.
 
 Nothing else is read but a trial's state.json where there is no result yet, so a report can be
 made at any moment, anywhere the results folder is, and again later from the same files.
@@ -15,13 +16,26 @@ from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
-from harness.experiment.parse import scored_as
 from harness.experiment.spec import Experiment, Table, Trial
-from harness.report import names, statistics
-from harness.report.model import Best, Cell, MetricTable, Outcome, Report, Score, TableReport, Trailing
+from harness.report import names, record, statistics
+from harness.report.model import (
+    DIVERGED,
+    FAILED,
+    NOT_FINITE,
+    Best,
+    Cell,
+    Counts,
+    MetricTable,
+    Outcome,
+    Report,
+    Score,
+    TableReport,
+    Trailing,
+)
 from harness.report.names import Name
 from harness.report.statistics import Summary
 from harness.store import code
+from harness.store.folder import RESULT, answer
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -36,13 +50,14 @@ def collect(experiment: Experiment, results: Path) -> Report:
 
 
 def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
-    result, live = _read(folder / "result.json"), _read(folder / "state.json")
+    own = answer(folder, trial)
+    result, live = _read(own or folder / RESULT), _read(folder / "state.json")
+    record.check(live, folder / "state.json", record.STATE)
     if not result:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
-    state = str(result.get("status"))
-    if not scored_as(result, trial.eval):
-        state = "scored otherwise"
+    record.check(result, own or folder / RESULT)
+    state = str(result.get("status")) if own else "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):
@@ -63,6 +78,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
         "device": env.get("device"),
         "torch": env.get("versions", {}).get("torch"),
         "data": result.get("dataset", {}).get("fingerprint"),
+        "world": result.get("world"),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
 
@@ -135,20 +151,47 @@ def _cell(
     best = Best(tuple(b["metrics"][name]["value"] for b in kept), tuple(b["nimg"] for b in kept))
     cell = Cell(
         planned=len(group),
-        waiting=tuple("not finite" if name in o.not_finite else o.word for o in group if name not in o.scores),
+        waiting=tuple(_word(name, o) for o in group if name not in o.scores),
         values=values,
         summary=statistics.summary(list(values.values())) if values else None,
         trailing=_pool(tails) if scored and len(tails) == len(scored) else None,
         best=best if scored and len(kept) == len(scored) else None,
         mixed=len({o.scores[name].kind for o in scored + reference}) > 1,
+        biased=next(filter(None, (_biased(o.scores[name]) for o in scored)), None),
         paper=paper,
     )
     if against is None:
         return cell
     pair = statistics.paired(*_same_protocol(name, scored, reference))
+    pairs = _pairs(name, group, against, pair.summary.n if pair else 0)
     difference = paper - base if paper is not None and base is not None else None
-    judged = statistics.verdict(pair.differences if pair else (), difference) if difference else None
-    return replace(cell, paired=pair, paper_difference=difference, verdict=judged)
+    judged = statistics.verdict(pair.differences if pair else (), difference, lost=pairs.lost) if difference else None
+    return replace(
+        cell, paired=None if pairs.lost else pair, pairs=pairs, paper_difference=difference, verdict=judged
+    )  # fmt: skip
+
+
+def _biased(score: Score) -> str | None:
+    """Why a distance is not what an endless number of images would give: of N images the covariance has rank N - 1."""
+    images = [n for key in ("num_fakes", "num_reals") if isinstance(n := score.protocol.get(key), int)]
+    if not score.name.features or not images or min(images) > score.name.features:
+        return None
+    return f"{min(images)} images for {score.name.features} features"
+
+
+def _word(name: str, o: Outcome) -> str:
+    """Why a trial gives no figure of a metric."""
+    return NOT_FINITE if name in o.not_finite else o.word
+
+
+def _pairs(name: str, arm: Iterable[Outcome], baseline: Iterable[Outcome], compared: int) -> Counts:
+    """The planned pairs of a comparison: a pair is what the worse of its two sides is."""
+    theirs = {o.trial.seed: o for o in baseline}
+    both = [(o, theirs[o.trial.seed]) for o in arm if o.trial.seed in theirs]
+    words = [{_word(name, o) for o in sides if name not in o.scores} for sides in both]
+    diverged = sum(bool(w & set(DIVERGED)) for w in words)
+    failed = sum(bool(w & set(FAILED)) and not w & set(DIVERGED) for w in words)
+    return Counts(len(both), compared, diverged, failed)
 
 
 def _same_protocol(name: str, arm: list[Outcome], baseline: list[Outcome]) -> tuple[dict[int, float], dict[int, float]]:
@@ -193,7 +236,7 @@ def _notes(
     for setting in table.settings:
         column = [(f"{arm} s{o.trial.seed}", o) for arm in table.arms for o in outcomes[setting, arm]]
         done = {who: o for who, o in column if o.state == "done"}
-        for fact in ("commit", "device", "torch", "data"):
+        for fact in ("commit", "device", "torch", "data", "world"):
             notes += _mixture(f"{setting}: mixed {fact}", {w: o.facts().get(fact, "unknown") for w, o in done.items()})
         for file in sorted({file for o in done.values() for file in o.plugins}):
             digests = {w: o.plugins[file][:12] for w, o in done.items() if file in o.plugins}
@@ -209,6 +252,17 @@ def _notes(
             notes.append(f"{setting}: lines of a journal that the disk spoilt, left out of curves: {lines}")
     if any(c.mixed for m in headline for c in m.cells.values()):
         notes.append("† marks cells whose trials, or those they are compared with, differ in more than seed and arm")
+    for m in headline:
+        if few := next((c.biased for c in m.cells.values() if c.biased), None):
+            notes.append(
+                f"‡ {m.label}: {few}: the covariance lacks rank, which biases a distance; compare it only with one of "
+                "as many images"
+            )
+    if any(c.pairs and c.pairs.lost for m in headline for c in m.cells.values()):
+        notes.append(
+            "where a run diverged or failed the others are survivors: their mean stands with its count, and no "
+            "difference, test or verdict is drawn from them"
+        )
     for arm, changes in table.changes.items():
         also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
         notes.append(f"{table.labels.get(arm, arm)} also sets {also}")

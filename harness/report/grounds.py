@@ -18,7 +18,7 @@ from PIL import Image
 from harness.experiment.parse import to_plain
 from harness.experiment.spec import Trial
 from harness.report import charts, names
-from harness.report.model import Outcome, Report
+from harness.report.model import Outcome, Report, counts
 
 MOST_SNAPSHOTS = 4  # sample grids an arm, evenly spread over training
 GRID_COLUMNS = 8  # of a trial's sample grid
@@ -82,11 +82,17 @@ class _Arm:
 
 
 def _section(title: str, arms: list[_Arm]) -> str:
-    legend = "".join(f'<li style="--ink:{a.colour}">{escape(a.label)}</li>' for a in arms)
+    legend = "".join(f'<li style="--ink:{a.colour}">{escape(a.label)}{_few(a)}</li>' for a in arms)
     blocks = [_scores(arms), _curves(arms), _samples(arms), _pictures(arms), _cost(arms)]
     return (
         f'<section class="ground"><h2>{escape(title)}</h2><ul class="legend">{legend}</ul>{"".join(blocks)}</section>'
     )
+
+
+def _few(arm: _Arm) -> str:
+    """How many of an arm's ended runs gave figures, where not all did: a mean of curves is of those that got there."""
+    lost = [o.word for o in arm.outcomes if o.state != "done"]
+    return f" ({counts(len(arm.outcomes), lost)})" if lost else ""
 
 
 def _scores(arms: list[_Arm]) -> str:
@@ -145,7 +151,7 @@ def _scatter(arms: list[_Arm]) -> str:
         dots += [charts.Dot(f"{a.label} s{seed}", a.colour, x, y) for x, y, seed in points]
         if points:
             x, y = (sum(p[i] for p in points) / len(points) for i in (0, 1))
-            dots.append(charts.Dot(f"{a.label}, mean", a.colour, x, y, strong=True))
+            dots.append(charts.Dot(f"{a.label}{_few(a)}, mean", a.colour, x, y, strong=True))
     if not dots:
         return ""
     chart = charts.scatter(dots, f"{equilibrium} against distance", distance, equilibrium)
@@ -231,13 +237,13 @@ def _pictures(arms: list[_Arm]) -> str:
 
 
 def embed(path: Path, *, cells: bool = False) -> str | None:
-    """A picture as a data URI, at most PICTURE_SIDE wide or high; None where the file is gone.
+    """A picture as a data URI, at most PICTURE_SIDE wide or high; None where the file is gone or no picture any more.
 
     `cells`: a sample grid; of one with large images only the upper left quarter is shown.
     """
     try:
         picture = Image.open(path).convert("RGB")
-    except FileNotFoundError:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what PIL makes of broken files
         return None
     if cells and picture.width // GRID_COLUMNS > 96:
         picture = picture.crop((0, 0, picture.width // 2, picture.height // 2))

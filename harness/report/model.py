@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,44 @@ from harness.report.statistics import Paired, Summary, Verdict
 from harness.store.code import Other
 
 SNAPSHOTS = 5  # K: the last snapshots whose mean and sd stand beside a final value
+DIVERGED = ("diverged", "not finite")  # words of a trial that ended in a value that is no number
+FAILED = ("failed", "oom", "timeout", "hung")  # of one that was given up
+NOT_FINITE = "not finite"  # of a finished trial in whose metric the value is no number
+
+
+class Counts(NamedTuple):
+    """How many of the planned trials of a cell, or pairs of a comparison, ended how; the four sum up to `planned`.
+
+    A run that diverged is a result, and one that failed may be one: neither gives a figure, and what is left after
+    them are survivors. `missing`: no end yet, or a result that answers another question.
+    """
+
+    planned: int
+    done: int
+    diverged: int = 0
+    failed: int = 0
+
+    @property
+    def missing(self) -> int:
+        return self.planned - self.done - self.diverged - self.failed
+
+    @property
+    def lost(self) -> int:
+        """Those that ended for good without a figure."""
+        return self.diverged + self.failed
+
+    def __str__(self) -> str:
+        """`5 of 5`, or `2 of 5: 2 diverged, 1 missing`."""
+        parts = {"diverged": self.diverged, "failed": self.failed, "missing": self.missing}
+        rest = ", ".join(f"{n} {word}" for word, n in parts.items() if n)
+        return f"{self.done} of {self.planned}" + (f": {rest}" if rest else "")
+
+
+def counts(planned: int, without: Iterable[str]) -> Counts:
+    """Of `planned` trials those are done that are not among the words of the trials `without` a figure."""
+    words = list(without)
+    diverged, failed = (sum(w in kind for w in words) for kind in (DIVERGED, FAILED))
+    return Counts(planned, planned - len(words), diverged, failed)
 
 
 class Score(NamedTuple):
@@ -62,6 +100,7 @@ class Outcome:
             "device": env.get("device"),
             "torch": env.get("versions", {}).get("torch"),
             "data": self.result.get("dataset", {}).get("fingerprint"),
+            "world": ", ".join(map(str, self.result.get("world") or ())) or None,  # processes that trained it together
             "plugins": ", ".join(f"{file} {digest[:12]}" for file, digest in self.plugins.items()) or None,
         }
         return {name: str(value) for name, value in facts.items() if value is not None}
@@ -95,7 +134,11 @@ class Trailing(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one arm in one setting, over seeds."""
+    """One metric of one arm in one setting, over seeds.
+
+    `paired` and the t-verdict are of comparisons in which no run was lost: differences of survivors are positive by
+    the choice of what survived. `pairs` counts the comparison's planned pairs, whatever became of them.
+    """
 
     planned: int
     waiting: tuple[str, ...]  # the words of the trials that give no number
@@ -104,11 +147,17 @@ class Cell:
     trailing: Trailing | None
     best: Best | None
     mixed: bool  # its trials, or those it is compared with, differ in more than the seed
+    biased: str | None = None  # why its figures are not what an endless number of images would give
     paired: Paired | None = None
+    pairs: Counts | None = None  # None: nothing to compare with
     p_holm: float | None = None
     paper: float | None = None
     paper_difference: float | None = None
     verdict: Verdict | None = None
+
+    @property
+    def counts(self) -> Counts:
+        return counts(self.planned, self.waiting)
 
     @property
     def precise_seeds(self) -> int | None:
@@ -156,6 +205,11 @@ class Report:
     experiment: Experiment
     tables: tuple[TableReport, ...]
     outcomes: tuple[Outcome, ...]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a trace of any trial."""
+        return any(o.state != "missing" for o in self.outcomes)
 
     @property
     def states(self) -> Counter[str]:

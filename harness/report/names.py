@@ -21,11 +21,15 @@ class Name(NamedTuple):
     rank: int = LAST
     paper: str | None = None
     apart: str | None = None
+    features: int | None = None
 
 
 def of(key: str, record: Mapping[str, Any]) -> Name:
-    """A metric's record, introduced. One that was written before records said it is asked of the metrics' files."""
-    told = record if "role" in record else _by_file(key, json.dumps(record.get("protocol", {})))
+    """A metric's record, introduced. What records did not say when it was written is asked of the metrics' files."""
+    filed = _by_file(key, json.dumps(record.get("protocol", {})))
+    told = {**record} if "role" in record else filed
+    if told.get("role") == "distance":
+        told = {"features": filed.get("features"), **told}
     return Name(key, **{"label": key, **{k: told[k] for k in Name._fields[1:] if told.get(k) is not None}})
 
 

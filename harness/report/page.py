@@ -79,15 +79,16 @@ def _panel(t: TableReport, metrics: Sequence[MetricTable], inks: Colours, *, hid
         if (forest := _forest(t, m, s, inks))
     ]
     beside = any(tables.beside_paper(m) for m in metrics)
-    key = "Mean over seeds ± half of its 95 % t-interval. Δ: difference to the baseline, paired by seed."
+    whom = "the baseline" if t.baseline == "baseline" else t.label(t.baseline)
+    key = f"Mean over seeds ± half of its 95 % t-interval. Δ: difference to {escape(whom)}, paired by seed."
     key += " Paper: its figure, and its difference to its own baseline." if beside else ""
     if any(c.trailing for m in metrics for c in m.cells.values()):
         key += " Last k: mean over a run's last k snapshots and the sd within it."
     if any(tables.has_best(m) for m in metrics):
         key += f" {tables.BEST[0].upper()}{tables.BEST[1:]}."
-    key += " Bold: the best mean of a column, which is no test."
+    key += " Bold: the best mean of a column, which is no test; never one of survivors, or a biased one (‡)."
     legend = "line: 95 % interval · dots: seeds" + (" · diamond: paper" if beside else "")
-    drawn = f"<h3>Difference to the baseline <small>{legend}</small></h3><div class=forests>{''.join(forests)}</div>"
+    drawn = f"<h3>Difference to {escape(whom)} <small>{legend}</small></h3><div class=forests>{''.join(forests)}</div>"
     return (
         f'<div class="panel" id="{_id(t, metrics)}"{" hidden" * hidden}><div class="scroll"><table class="cells">'
         f"<thead><tr><td></td>{heads}</tr><tr><td></td>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -101,25 +102,27 @@ def _name(m: MetricTable) -> str:
 
 
 def _best(t: TableReport, m: MetricTable, setting: str) -> str | None:
-    """The arm with the best mean of a column that has several; a mark for the eye, not a test."""
+    """The arm with the best mean of a column that has several; a mark for the eye, not a test. Nobody where that is a
+    mean of those that a divergence or failure left over, or is biased: it is not known to be the best."""
     means = {a: c.summary.mean for a in t.table.arms if (c := m.cells[setting, a]).summary}
     rank = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}[m.better]
-    return min(means, key=lambda a: rank(means[a])) if len(means) > 1 else None
+    first = min(means, key=lambda a: rank(means[a])) if len(means) > 1 else None
+    return None if first is None or (c := m.cells[setting, first]).counts.lost or c.biased else first
 
 
 def _cell(c: Cell, *, best: bool) -> str:
     if c.summary is None:
-        body = f'<span class="waiting">{escape(tables.waiting(c.waiting))}</span>'
+        body = f'<span class="waiting">{escape(tables.seeds_of(c))}</span>'
         return f"<td>{body}{_paper(c)}</td>"
     s = c.summary
     half = f' <span class="pm">± {s.half:.{tables.decimals(s.mean, s.half)}f}</span>' if s.half is not None else ""
     seeds = ", ".join(f"s{k} {tables.number(v)}" for k, v in sorted(c.values.items()))
-    few = f'<div class="few">{s.n} of {c.planned} seeds: {escape(tables.waiting(c.waiting))}</div>'
-    mean = f"{tables.number(s.mean, s.half)}{half}{'†' * c.mixed}"
+    of = f'<div class="{"few" if c.waiting else "tail"}">seeds: {escape(tables.seeds_of(c))}</div>'
+    mean = f"{tables.number(s.mean, s.half)}{half}{tables.marks(c)}"
     lines = [
         f'<div class="est{" best" * best}" title="{escape(seeds)}">{mean}</div>',
-        few if s.n < c.planned else "",
-        f'<div class="diff">{tables.difference(c)}</div>' if c.paired else "",
+        of,
+        f'<div class="diff">{escape(tables.difference(c))}</div>' if c.pairs and (c.paired or c.pairs.lost) else "",
     ]
     if c.trailing:
         about = "mean and sd within a run over its last snapshots"
@@ -151,7 +154,7 @@ def _forest(t: TableReport, m: MetricTable, setting: str, inks: Colours) -> str:
             ink = inks.of(t.table.cells[setting, arm][0])
             values = c.paired.differences
             rows.append(charts.Row(t.label(arm), ink, s.mean, s.low, s.high, values, c.paper_difference))
-    title = f"{m.label}: difference to the baseline, {t.label(setting)}"
+    title = f"{m.label}: difference to {t.label(t.baseline)}, {t.label(setting)}"
     return charts.intervals(rows, title, f"Δ {m.label}") if rows else ""
 
 
@@ -169,13 +172,16 @@ def _statistics(t: TableReport) -> str:
     rows = []
     for m in t.metrics:
         for (setting, arm), c in m.cells.items():
-            if c.paired is None:
+            if c.paired is None and c.pairs and c.pairs.lost:
+                rows.append([m.label, t.label(setting), t.label(arm), str(c.pairs), tables.NOTHING, *[""] * 7,
+                             tables.verdict(c)])  # fmt: skip
+            if c.paired is None or c.pairs is None:
                 continue
             s, v = c.paired.summary, c.verdict
             low, high = (tables.number(x, s.half, signed=True) if x is not None else "" for x in (s.low, s.high))
             rows.append(
                 [
-                    m.label, t.label(setting), t.label(arm), str(s.n), tables.difference(c),
+                    m.label, t.label(setting), t.label(arm), str(c.pairs), tables.difference(c),
                     f"[{low}, {high}]" if low else "", _p(c.paired.p_t), _p(c.p_holm), _p(c.paired.p_flip),
                     f"{c.paired.effect:+.2f}".replace("-", "−") if c.paired.effect is not None else "",
                     f"{v.share[0]:.2f} … {v.share[1]:.2f}".replace("-", "−") if v and v.share else "",

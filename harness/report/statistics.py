@@ -156,10 +156,16 @@ def judge(low: float, high: float) -> Word:
     return "contradicted" if high < 0.5 else "inconclusive"
 
 
-def verdict(differences: Sequence[float], paper_difference: float, level: float = LEVEL) -> Verdict:
-    """Paired differences of an arm against the paper's difference of the same two arms (not 0)."""
+def verdict(differences: Sequence[float], paper_difference: float, level: float = LEVEL, lost: int = 0) -> Verdict:
+    """Paired differences of an arm against the paper's difference of the same two arms (not 0).
+
+    `lost`: planned pairs in which a run diverged or failed for good. With one the rest are survivors, of which a
+    t-interval says nothing (with no effect at all it is positive in 4 to 6 % of comparisons): the verdict is open.
+    """
     if not paper_difference:
         raise ValueError("paper_difference: 0: a paper that sees no difference claims no direction")
+    if lost:
+        return Verdict("inconclusive")
     if not differences:
         return Verdict("not run")
     s = summary([d / paper_difference for d in differences], level)

@@ -1,4 +1,4 @@
-"""Tables of a report as text: for the console, Markdown, CSV, LaTeX, and the note in MLflow."""
+"""Tables of a report as text: for the console, Markdown, CSV, and the note in MLflow."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from harness.report.model import Cell, MetricTable, Outcome, Report, TableReport, Trailing
+from harness.report.model import Cell, Counts, MetricTable, Outcome, Report, TableReport, Trailing
 
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
 NOTHING = "–"
@@ -58,15 +58,30 @@ def estimate(mean: float, half: float | None, *, signed: bool = False) -> str:
 def ours(cell: Cell) -> str:
     """A cell's mean and interval, or the states of its trials where it has none."""
     if cell.summary is None:
-        return waiting(cell.waiting)
-    lacking = f" ({cell.summary.n} of {cell.planned})" if cell.summary.n < cell.planned else ""
-    return estimate(cell.summary.mean, cell.summary.half) + lacking + "†" * cell.mixed
+        return seeds_of(cell)
+    return estimate(cell.summary.mean, cell.summary.half) + marks(cell) + lacking(cell)
+
+
+def marks(cell: Cell) -> str:
+    """The signs whose notes stand under the table: † differs in more than seed and arm, ‡ biased."""
+    return "†" * cell.mixed + "‡" * bool(cell.biased)
+
+
+def seeds_of(cell: Cell) -> str:
+    """`3 of 3`, or `1 of 3: diverged, running 25%`."""
+    return f"{cell.counts.done} of {cell.planned}" + (f": {waiting(cell.waiting)}" if cell.waiting else "")
+
+
+def lacking(cell: Cell) -> str:
+    """` (1 of 3: diverged, missing)` where a planned trial gives no figure: what stands before it is of the others."""
+    return f" ({seeds_of(cell)})" if cell.waiting else ""
 
 
 def difference(cell: Cell) -> str:
-    """Arm minus baseline with its paired interval."""
-    pair = cell.paired
-    return estimate(pair.summary.mean, pair.summary.half, signed=True) if pair else NOTHING
+    """Arm minus baseline with its paired interval; where a run diverged or failed only how many pairs that leaves."""
+    pair, pairs = cell.paired, cell.pairs
+    text = estimate(pair.summary.mean, pair.summary.half, signed=True) if pair else NOTHING
+    return text + (f" ({pairs})" if pairs and (pairs.lost or pair and pairs.done < pairs.planned) else "")
 
 
 def best(cell: Cell) -> str:
@@ -76,7 +91,7 @@ def best(cell: Cell) -> str:
     first, last = min(cell.best.nimg) / 1000, max(cell.best.nimg) / 1000
     mean = math.fsum(cell.best.values) / len(cell.best.values)
     when = f"{first:g}" if first == last else f"{first:g} to {last:g}"
-    return f"{number(mean, cell.summary and cell.summary.half)} ({when})"
+    return f"{number(mean, cell.summary and cell.summary.half)} ({when}){lacking(cell)}"
 
 
 def paper(cell: Cell) -> str:
@@ -93,11 +108,13 @@ def signed_paper(value: float) -> str:
 
 
 def verdict(cell: Cell) -> str:
-    """The verdict's word; an inconclusive one says how many more seeds would settle it."""
-    if cell.verdict is None:
+    """The verdict's word with the pairs behind it: `replicated (3 of 3 pairs)`, `inconclusive (1 of 3 pairs: 2
+    diverged)`; one that more seeds would settle says how many: `inconclusive (+4 seeds; 3 of 3 pairs)`."""
+    if cell.verdict is None or cell.pairs is None:
         return NOTHING
-    more = cell.verdict.more_seeds
-    return cell.verdict.word + (f" (+{more} seed{'s' * (more > 1)})" if more else "")
+    more, (done, *rest) = cell.verdict.more_seeds, str(cell.pairs).split(":")
+    about = [f"+{more} seed{'s' * (more > 1)}"] if more else []
+    return f"{cell.verdict.word} ({'; '.join([*about, ':'.join([f'{done} pairs', *rest])])})"
 
 
 def waiting(words: Iterable[str]) -> str:
@@ -121,8 +138,9 @@ def grid(t: TableReport) -> Grid:
     """Settings and arms as rows; per headline metric ours, the paired difference, the paper's, the verdict."""
     several = len(t.table.settings) > 1
     header = ["Setting"] * several + ["Arm", "Seeds"]
+    against = "vs baseline" if t.baseline == "baseline" else f"vs {t.label(t.baseline)}"
     for m in t.headline:
-        header += [f"{m.label} {ARROW[m.better]}", "vs baseline"] + ["best (kimg)"] * has_best(m)
+        header += [f"{m.label} {ARROW[m.better]}", against] + ["best (kimg)"] * has_best(m)
         header += ["paper", "verdict"] * beside_paper(m)
     rows = []
     for setting in t.table.settings:
@@ -169,7 +187,11 @@ def tails(t: TableReport) -> list[str]:
     """What the last snapshots say of metrics that move between them, as notes."""
     notes = []
     for m in t.headline:
-        parts = [f"{t.label(s)}, {t.label(a)}: {trailing(c.trailing)}" for (s, a), c in m.cells.items() if c.trailing]
+        parts = [
+            f"{t.label(s)}, {t.label(a)}: {trailing(c.trailing)}{lacking(c)}"
+            for (s, a), c in m.cells.items()
+            if c.trailing
+        ]
         if parts:
             count = max(c.trailing.snapshots for c in m.cells.values() if c.trailing)
             notes.append(f"{m.label} over the last {count} snapshots, mean and sd within a run: {'; '.join(parts)}")
@@ -224,45 +246,14 @@ def status(report: Report) -> str:
 def pipes(g: Grid) -> str:
     """The grid alone as a Markdown table."""
     rule = ["---" if i < g.left else "---:" for i in range(len(g.header))]
-    lines = [g.header, rule, *g.rows]
-    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines)
+    lines = [[_cell(c) for c in g.header], rule, *([_cell(c) for c in row] for row in g.rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def latex(t: TableReport) -> str:
-    """A booktabs table in the paper's own layout: arms as rows; per setting the headline metrics; our
-    mean with half its interval as subscript, the paper's figure in parentheses beneath."""
-    count = len(t.headline)
-    spans = [f"\\multicolumn{{{count}}}{{c}}{{{_tex(t.label(s))}}}" for s in t.table.settings]
-    rules = [f"\\cmidrule(lr){{{2 + i * count}-{1 + (i + 1) * count}}}" for i in range(len(spans))]
-    heads = [f"{_tex(m.label)} {_tex(ARROW[m.better])}" for _ in spans for m in t.headline]
-    lines = [f"% {t.table.title}; needs booktabs", f"\\begin{{tabular}}{{l{'c' * len(spans) * count}}}", "\\toprule"]
-    if count:
-        lines += [" & ".join(["", *spans]) + r" \\", "".join(rules)]
-    lines += [" & ".join(["Method", *heads]) + r" \\", "\\midrule"]
-    for arm in t.table.arms:
-        cells = [m.cells[s, arm] for s in t.table.settings for m in t.headline]
-        lines.append(" & ".join([_tex(t.label(arm)), *map(_tex_cell, cells)]) + r" \\")
-        if any(c.paper is not None for c in cells):
-            theirs = [f"({c.paper:.2f})" if c.paper is not None else "" for c in cells]
-            lines.append(" & ".join(["\\quad\\small paper", *(f"\\small {x}" for x in theirs)]) + r" \\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {n}" for n in t.notes)]) + "\n"
-
-
-def _tex_cell(cell: Cell) -> str:
-    if cell.summary is None:
-        return "--"
-    half = cell.summary.half
-    text = number(cell.summary.mean, half).replace("−", "-")
-    few = f"^{{n={cell.summary.n}}}" if cell.summary.n < cell.planned else ""
-    spread = f"_{{\\pm {half:.{decimals(cell.summary.mean, half)}f}}}" if half is not None else ""
-    return f"${text}{few}{spread}$"
-
-
-def _tex(text: str) -> str:
-    text = re.sub(r"[&%#_{}$]", lambda m: "\\" + m[0], text)
-    for sign, command in (("↓", "$\\downarrow$"), ("↑", "$\\uparrow$"), ("→", "$\\to$"), ("−", "$-$")):
-        text = text.replace(sign, command)
-    return text
+def _cell(text: str) -> str:
+    """A user's words in a Markdown table: no sign of them ends the cell or becomes markup."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split())).replace("<", "&lt;")
+    return re.sub(r"([\\`*|\[\]~])", r"\\\1", text)
 
 
 def cells_csv(t: TableReport) -> str:
@@ -274,20 +265,29 @@ def cells_csv(t: TableReport) -> str:
             rows.append(
                 {
                     "table": t.table.name, "setting": setting, "arm": arm, "metric": m.name, "better": m.better,
-                    "planned": c.planned, "n": own.n if own else 0, "mean": own and own.mean, "sd": own and own.sd,
+                    "planned": c.planned, **outcome(c.counts), "n": own.n if own else 0,
+                    "mean": own and own.mean, "sd": own and own.sd,
                     "low": own and own.low, "high": own and own.high,
                     "snapshots": c.trailing and c.trailing.snapshots,
                     "snapshots_mean": c.trailing and c.trailing.mean, "snapshots_sd": c.trailing and c.trailing.sd,
-                    "pairs": pair.summary.n if pair else 0, "difference": pair and pair.summary.mean,
+                    "pairs": c.pairs.done if c.pairs else 0,
+                    **{f"pairs_{k}": v for k, v in outcome(c.pairs or Counts(0, 0)).items() if k != "done"},
+                    "difference": pair and pair.summary.mean,
                     "difference_sd": pair and pair.summary.sd, "difference_low": pair and pair.summary.low,
                     "difference_high": pair and pair.summary.high, "effect_size": pair and pair.effect,
                     "p_t": pair and pair.p_t, "p_holm": c.p_holm, "p_sign_flip": pair and pair.p_flip,
                     "precise_seeds": c.precise_seeds, "paper": c.paper, "paper_difference": c.paper_difference,
                     "verdict": c.verdict and c.verdict.word, "more_seeds": c.verdict and c.verdict.more_seeds,
-                    "mixed": c.mixed, "waiting": waiting(c.waiting) if c.waiting else "",
+                    "mixed": c.mixed, "biased": c.biased or "",
+                    "waiting": waiting(c.waiting) if c.waiting else "",
                 }
             )  # fmt: skip
     return _csv(rows)
+
+
+def outcome(c: Counts) -> dict[str, int]:
+    """How many of those planned ended how, as columns."""
+    return {"done": c.done, "diverged": c.diverged, "failed": c.failed, "missing": c.missing}
 
 
 def results_csv(report: Report) -> str:

@@ -4,8 +4,18 @@ from pathlib import Path
 
 from harness.disk import write_atomic
 from harness.errors import UserError
-from harness.report import page, tables
+from harness.report import latex, page, tables
 from harness.report.model import Report
+
+
+def check_begun(report: Report, results: Path) -> None:
+    """Raise UserError where there is no trace of a trial or a matrix: an empty table would look like an answer."""
+    if not report.begun and not (results / report.experiment.name).exists():
+        name = report.experiment.path
+        raise UserError(
+            f"{name}: none of its {len(report.outcomes)} trials has begun in {results}; run them first: "
+            f"nashboard matrix {name}, or say where they are: --results DIR"
+        )
 
 
 def write(report: Report, results: Path) -> list[Path]:
@@ -15,7 +25,7 @@ def write(report: Report, results: Path) -> list[Path]:
     for t in report.tables:
         files[f"tables/{t.table.name}.md"] = tables.markdown(t)
         files[f"tables/{t.table.name}.csv"] = tables.cells_csv(t)
-        files[f"tables/{t.table.name}.tex"] = tables.latex(t)
+        files[f"tables/{t.table.name}.tex"] = latex.latex(t)
     try:
         for name, text in files.items():
             write_atomic(folder / name, text.encode())

@@ -24,10 +24,12 @@ KEEP = 2
 
 
 class Checkpoint(NamedTuple):
-    """`tensors` by name, on the CPU; `meta`, plain data: nimg, journal_offset, the resolved config."""
+    """`tensors` by name, on the CPU; `meta`, plain data: nimg, journal_offset, the resolved config; `file`: its name,
+    which tells its content."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    file: str = ""
 
 
 def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
@@ -35,9 +37,10 @@ def encode(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     return to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata={"meta": json.dumps(meta)})
 
 
-def decode(data: bytes) -> dict[str, Tensor]:
-    """The tensors of `encode`."""
-    return from_bytes(data)
+def decode(data: bytes) -> Checkpoint:
+    """The inverse of `encode`."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return Checkpoint(from_bytes(data), json.loads(header["__metadata__"]["meta"]))
 
 
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
@@ -90,7 +93,7 @@ def read(path: Path) -> Checkpoint:
             raise ValueError("it does not tell its nimg")
     except _MALFORMED as e:
         raise ValueError(f"{path}: not a Nashboard checkpoint: {e}") from None
-    return Checkpoint(tensors, meta)
+    return Checkpoint(tensors, meta, path.name)
 
 
 def meta(folder: Path) -> dict[str, Any]:

@@ -56,10 +56,12 @@ class Code(NamedTuple):
 
 def deciding(trial: Trial) -> Code:
     """The files at hand that decide the numbers of `trial`."""
-    training = [f"backbones.{trial.backbone.name}", f"harness.datasets.{trial.dataset.name}"]
-    training += [f"harness.variants.{v.name}" for v in trial.variants]
-    metrics = tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics)
-    return _deciding(tuple(training), metrics, _outside())
+    return _deciding(_training(trial), tuple(f"harness.metrics.{m.name}" for m in trial.eval.metrics), _outside())
+
+
+def _training(trial: Trial) -> tuple[str, ...]:
+    variants = [f"harness.variants.{v.name}" for v in trial.variants]
+    return (f"backbones.{trial.backbone.name}", f"harness.datasets.{trial.dataset.name}", *variants)
 
 
 @lru_cache(maxsize=256)
@@ -278,6 +280,14 @@ def other(folder: Path, trial: Trial, result: Mapping[str, Any], *, accepted: bo
 
     scored = changed(made["scoring"], now.scoring) if was_scored(result) else ()
     return Other(changed(made["training"], now.training), scored)
+
+
+def scores_alike(folder: Path, trial: Trial, result: Mapping[str, Any], metric: str) -> bool:
+    """Whether the code here would give the records of `metric` that a result of the same networks holds."""
+    now = _deciding(_training(trial), (f"harness.metrics.{metric}",), _outside()).scoring
+    made = result.get("code", {}).get("scoring")
+    was = {name: sha256 for name, sha256 in (made or {}).items() if name in now}
+    return made is not None and not compare(was, copies(folder), now, read(folder).get("accepted"))
 
 
 def told(others: Sequence[tuple[str, Other]]) -> str | None:

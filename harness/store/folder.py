@@ -1,7 +1,11 @@
-"""A trial's folder: its state, and whose turn it is to write.
+"""A trial's folder: its state, whose turn it is to write, and its results, one a scoring.
 
 Every attempt has a number there. A worker that was given up but lives on finds a later number and stops
 before it writes.
+
+A trial is trained once and may be scored in several ways, each by an experiment of its own. Each way has its result,
+`result-<hash of the scoring>.json`, that no other scoring touches; `result.json` is the last one that was made. Folders
+of earlier versions hold result.json alone, which keeps a file of its own when the trial is scored otherwise.
 """
 
 import contextlib
@@ -13,8 +17,12 @@ from typing import Any
 
 from harness.disk import read_json, write_atomic
 from harness.errors import UserError
-from harness.experiment.parse import scored_as
+from harness.experiment import ids
+from harness.experiment.parse import scored_as, scoring_of
 from harness.experiment.spec import Trial
+
+LIVELY = ("running", "scoring")  # states of a trial that goes on
+RESULT = "result.json"
 
 
 class Fenced(Exception):
@@ -23,7 +31,11 @@ class Fenced(Exception):
 
 def bump(folder: Path) -> int:
     """Number a new attempt at the trial in `folder`; from now on an older one may write nothing."""
-    number = (owner(folder) or 0) + 1
+    return take(folder, (owner(folder) or 0) + 1)
+
+
+def take(folder: Path, number: int) -> int:
+    """Let attempt `number` be the one that may write into `folder`; returns it."""
     try:
         write_atomic(folder / "attempt", str(number).encode())
     except OSError as e:
@@ -54,7 +66,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 def note_end(folder: Path, word: str, message: str | None) -> None:
     """Put an end that the worker could not record itself into state.json."""
     state = read_state(folder)
-    if state.get("state") == word or (folder / "result.json").exists():
+    if state.get("state") == word or (folder / RESULT).exists():
         return
     with contextlib.suppress(OSError):
         write_atomic(
@@ -63,10 +75,50 @@ def note_end(folder: Path, word: str, message: str | None) -> None:
         )
 
 
+def answer(folder: Path, trial: Trial) -> Path | None:
+    """The file of the result that was scored as the trial asks, if there is one."""
+    for name in (RESULT, _name(trial.scoring)):
+        result = read_json(folder / name)
+        if result and scored_as(result, trial.eval, ids.own_statistics(trial), reals=ids.reals(trial)):
+            return folder / name
+    return None
+
+
 def finished(folder: Path, trial: Trial) -> dict[str, Any] | None:
     """The trial's result if it is there and was scored as the trial asks, else None."""
-    result = read_json(folder / "result.json")
-    return result if result and scored_as(result, trial.eval) else None
+    path = answer(folder, trial)
+    return read_json(path) if path else None
+
+
+def stored(folder: Path, trial: Trial) -> dict[str, Any]:
+    """The trial's result, scored as it asks or else in the way that was last; empty where it has none."""
+    return finished(folder, trial) or read_json(folder / RESULT)
+
+
+def scorings(folder: Path) -> list[Path]:
+    """The files of the results that have a scoring's name."""
+    return sorted(folder.glob("result-*.json"))
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Every result in the folder, the last one first."""
+    found = [read_json(path) for path in (folder / RESULT, *scorings(folder))]
+    return [result for n, result in enumerate(found) if result and result not in found[:n]]
+
+
+def keep(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a result beside those of other scorings, and as the last."""
+    last = read_json(folder / RESULT)
+    for one in (last, result):
+        scoring = scoring_of(one) or {"config": one.get("config")}
+        path = folder / _name(scoring)
+        if one and one.get("diverged_in") != "training" and not (one is last and path.exists()):
+            write_atomic(path, json.dumps(one).encode())
+    write_atomic(folder / RESULT, json.dumps(result).encode())
+
+
+def _name(scoring: Mapping[str, Any]) -> str:
+    return f"result-{ids.digest(scoring)}.json"
 
 
 def was_scored(result: Mapping[str, Any]) -> bool:

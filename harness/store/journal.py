@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.disk import read_json
+from harness.disk import fresh, read_json
 
 Event = dict[str, Any]
 """{"nimg", "time_ms"} with "metrics", {name: number, or its name where it is not finite}, or "image", a path."""
@@ -42,7 +42,7 @@ class Journal:
             raise ValueError(f"{path}: {len(committed)} bytes, but its checkpoint commits {offset}")
         self._sha = hashlib.sha256(committed)
         part = path.with_name(f".{path.name}.part")
-        self._file = part.open("wb")
+        self._file = fresh(part)
         self._file.write(committed)
         self.commit()
         part.replace(path)

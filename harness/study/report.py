@@ -19,6 +19,7 @@ from harness.experiment.schema import plain
 from harness.experiment.spec import Experiment
 from harness.pictures import of_model as pictures
 from harness.report.tables import Grid, pipes
+from harness.store import claim
 from harness.store.folder import finished
 from harness.study import figures as attention_figures
 from harness.training import trained
@@ -70,6 +71,7 @@ def make(
     `attention.json` and PNGs in `attention_figures/`. UserError where no trial is done."""
     if count < 2:
         raise UserError(f"--images: {count}: must be 2 or more; a standard error needs two images")
+    claim.check(experiment, results)
     todo, folder = entries(experiment), results / experiment.name
     states = {e.id: (finished(results / "trials" / e.id, e.trial) or {}).get("status", "missing") for e in todo}
     ready = [e for e in todo if states[e.id] == "done"]

@@ -2,7 +2,8 @@
 
 What is true stays in results/. One sink ships the *committed* part of each journal, so MLflow
 may lag, be down, or be deleted and rebuilt, and never costs a trial anything. Sending twice is
-safe: to MLflow a point is its (key, time, step, value), and the journal fixes all four.
+safe: to MLflow a point is its (key, time, step, value), and the journal fixes all four. Scores at the end
+(`final/`, `best/`) come from the trial's result, the one that is scored as this experiment asks.
 """
 
 import contextlib
@@ -12,22 +13,23 @@ import logging
 import math
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.disk import ROOT, read_json, write_atomic
+from harness import proxies
+from harness.disk import read_json, write_atomic
 from harness.experiment.matrix import Entry
 from harness.report import names
 from harness.store import journal
-from harness.store.folder import read_state
-from harness.tracking import views
+from harness.store.folder import RESULT, read_state, results
+from harness.tracking import finals, sqlite, views
 
 BATCH = 900  # metrics per request: below the limit of older servers
 STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
+MOST_NAMES = 4000  # characters of the tag `non_finite`, which MLflow cuts at 5,000 (8,000 in newer releases)
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sink has its own patience; MLflow's blocks for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -36,14 +38,7 @@ _ENVIRONMENT = {
 }
 
 
-def default_uri(results: Path) -> str:
-    """The SQLite file that is used where no tracking URI is given."""
-    return f"sqlite:///{results.absolute() / 'mlflow.db'}"
-
-
-def redact(text: str) -> str:
-    """`text` without the user and password of any URI in it."""
-    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", text)
+_log = logging.getLogger(__name__)
 
 
 class Mirror:
@@ -54,7 +49,7 @@ class Mirror:
 
     def __init__(self, results: Path, experiment: str, entries: Sequence[Entry], uri: str | None) -> None:
         self.results, self.experiment, self.entries = results.absolute(), experiment, entries
-        self.uri = uri or default_uri(results)
+        self.uri = uri or sqlite.default_uri(results)
         self.note = ""
         self.closed = False  # no driver will change these trials any more
         self._arms = list(dict.fromkeys(e.serves[0].arm for e in entries))
@@ -63,9 +58,10 @@ class Mirror:
         self._sent: dict[str, Any] = read_json(self._book) or {"parent": None, "trials": {}, "keys": []}
         self._client: Any = None
         self._images: dict[str, set[str]] = {}  # run id -> pictures it has
+        self._results: dict[str, tuple[Any, dict[str, Any]]] = {}  # trial id -> its files' stamp, its result
 
     def update(self) -> None:
-        """Ship all that is committed and not yet sent."""
+        """Ship all that is committed and not yet sent. After whatever it raises the next call opens the store anew."""
         if self._client is None:
             self._open()
         before = json.dumps(self._sent)
@@ -73,6 +69,9 @@ class Mirror:
             for entry in self.entries:
                 self._trial(entry)
             self._parent()
+        except Exception:
+            self._client = None  # the experiment, or the runs' parent, may have been deleted there
+            raise
         finally:
             if json.dumps(self._sent) != before:
                 write_atomic(self._book, json.dumps(self._sent).encode())
@@ -84,7 +83,10 @@ class Mirror:
 
     def settled(self) -> bool:
         """Whether MLflow has been told all there is, the end of the last driver included."""
-        return self._sent.get("told", {}).get("status") in ("FINISHED", "KILLED") and not self.behind()
+        if self._sent.get("told", {}).get("status") not in ("FINISHED", "KILLED") or self.behind():
+            return False
+        told = {id: trial.get("result") for id, trial in self._sent["trials"].items()}
+        return not any(finals.is_other(told.get(e.id), self._result(e)) for e in self.entries)
 
     def folders(self) -> list[Path]:
         """Those of its trials."""
@@ -93,33 +95,61 @@ class Mirror:
     def _folder(self, entry: Entry) -> Path:
         return self.results / "trials" / entry.id
 
+    def _result(self, entry: Entry) -> dict[str, Any]:
+        """What is told of the trial's result, read when one of its results is new."""
+        folder = self._folder(entry)
+        stamp = [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.glob("result*.json"))]
+        if self._results.get(entry.id, (None,))[0] != stamp:
+            self._results[entry.id] = stamp, finals.read(folder, entry.trial)
+        return self._results[entry.id][1]
+
     # ── opening ──
 
     def _open(self) -> None:
+        proxies.spare_this_machine()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if self.uri.startswith("sqlite:///"):
-            _create(Path(self.uri.removeprefix("sqlite:///")), self.results / "mlartifacts")
+        if db := sqlite.file_of(self.uri):
+            sqlite.create(db, self.results / "mlartifacts")
+            sqlite.check(db)
         from mlflow import MlflowClient
+        from mlflow.entities import ViewType
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it logs with a traceback it raises, too
         client = MlflowClient(self.uri)
         name = f"nashboard/{self.experiment}"
         found = client.get_experiment_by_name(name)
-        root = (self.results / "mlartifacts" / self.experiment).as_uri() if self.uri.startswith("sqlite") else None
+        root = (self.results / "mlartifacts" / self.experiment).as_uri() if db else None
         self.experiment_id = found.experiment_id if found else client.create_experiment(name, artifact_location=root)
-        parents = client.search_runs([self.experiment_id], "tags.kind = 'matrix'", max_results=1)
+        restored = bool(found) and _restore(client, found)
+        parents = client.search_runs([self.experiment_id], "tags.kind = 'matrix'", ViewType.ALL)
+        parents.sort(key=lambda run: run.info.lifecycle_stage != "active")
         if parents:
             parent = parents[0].info.run_id
+            if parents[0].info.lifecycle_stage != "active":
+                client.restore_run(parent)
         else:
             tags = {"kind": "matrix", "mlflow.source.name": "nashboard"}
             parent = client.create_run(self.experiment_id, tags=tags, run_name=self.experiment).info.run_id
         book = read_json(self._book)
         # Another parent means another database: nothing of it was sent.
         self._sent = book if book.get("parent") == parent else {"parent": parent, "trials": {}, "keys": []}
-        self._known = dict(_children(client, self.experiment_id, parent))
+        children = list(_children(client, self.experiment_id, parent))
+        if restored:
+            children = self._without_replaced(client, children)
+        self._known = dict(children)
         self._client = client
+
+    def _without_replaced(self, client: Any, children: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """A restored experiment has all its runs back, those too that others had replaced: delete them again. What is
+        valid stands in the book; of a trial that it does not know none is, where there are several."""
+        valid = {id: trial["run"] for id, trial in self._sent["trials"].items()}
+        several = {id for id, n in Counter(id for id, _ in children).items() if n > 1}
+        stale = [(id, run) for id, run in children if (id in valid or id in several) and run != valid.get(id)]
+        for _, run in stale:
+            client.delete_run(run)
+        return [child for child in children if child not in stale]
 
     # ── one trial ──
 
@@ -133,44 +163,55 @@ class Mirror:
         record = self._sent["trials"].setdefault(entry.id, {"run": None, "offset": 0, "tail": "", "told": {}})
         try:
             if record["tail"] != journal.mark(folder / "events.jsonl", record["offset"]):
-                if journal.committed(folder) >= record["offset"] or (folder / "result.json").exists():
+                if journal.committed(folder) >= record["offset"] or (folder / RESULT).exists():
                     self._replace(entry, record)  # trained anew: the curves are others
                 else:
                     return  # an older checkpoint was resumed; its journal will grow back to the same bytes
-            self._ship(entry, folder, state, record)
+            result = self._result(entry)
+            if record.get("result") and finals.is_other(record["result"], result):
+                self._replace(entry, record)  # scored anew: MLflow forgets no point
+            self._ship(entry, folder, state, result, record)
         except MlflowException as e:
             if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") or not record["run"]:
                 raise
-            if not self._is_gone(record["run"]):
+            if self._experiment_is_gone() or not self._is_gone(record["run"]):
                 raise
             self._replace(entry, record)  # deleted by hand
 
-    def _ship(self, entry: Entry, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
+    def _ship(
+        self, entry: Entry, folder: Path, state: dict[str, Any], result: dict[str, Any], record: dict[str, Any]
+    ) -> None:
         if record["run"] is None:
             record["run"] = self._known.get(entry.id) or self._create_run(entry, folder, state)
         run, path = record["run"], folder / "events.jsonl"
         while chunk := journal.chunk(path, record["offset"], journal.committed(folder)):
-            self._send(run, folder, journal.parse(chunk).events)
+            record["non_finite"] = self._send(run, folder, journal.parse(chunk).events, record.get("non_finite", {}))
             record["offset"] += len(chunk)
             record["tail"] = journal.mark(path, record["offset"])
-        self._tell(run, folder, state, record)
+        self._tell(run, folder, state, result, record)
 
-    def _send(self, run: str, folder: Path, events: list[dict[str, Any]]) -> None:
+    def _send(self, run: str, folder: Path, events: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
+        """Ship events; returns which values of all, `before` those of earlier events, were dropped for no numbers."""
         from mlflow.entities import Metric, RunTag
 
-        metrics, dropped = [], []
+        metrics, dropped = [], list[str]()
         for event in events:
             for key, value in event.get("metrics", {}).items():
+                if key.startswith(finals.HEADS):  # of an earlier version: of whichever scoring was the last
+                    continue
                 if isinstance(value, int | float) and math.isfinite(value):
                     metrics.append(Metric(_name(key), float(value), event["time_ms"], event["nimg"]))
                 else:
                     dropped.append(f"{key} at {event['nimg']}")
             if "image" in event:
                 self._send_image(run, folder, event)
-        tags = [RunTag("non_finite", ", ".join(dropped)[:5000])] if dropped else []
+        noted = _noted(before, dropped)
+        more = f" and {noted['more']} more" if noted.get("more") else ""
+        tags = [RunTag("non_finite", noted["text"] + more)] if dropped else []
         for i in range(0, max(len(metrics), 1), BATCH):
             self._client.log_batch(run, metrics=metrics[i : i + BATCH], tags=tags)
         self._sent["keys"] = sorted({*self._sent["keys"], *(m.key for m in metrics)})
+        return noted
 
     def _send_image(self, run: str, folder: Path, event: dict[str, Any]) -> None:
         """Log a picture as a step of `samples`. MLflow names each sending at random, so look first."""
@@ -188,15 +229,20 @@ class Mirror:
             )
             self._images[run].add(mark)
 
-    def _tell(self, run: str, folder: Path, state: dict[str, Any], record: dict[str, Any]) -> None:
-        """Tags, files and the status: whatever changed since they were last told."""
-        word = str(state.get("state"))
+    def _tell(
+        self, run: str, folder: Path, state: dict[str, Any], result: dict[str, Any], record: dict[str, Any]
+    ) -> None:
+        """Scores, tags, files and the status: whatever changed since they were last told."""
+        word, message = str(state.get("state")), str(state.get("message") or "")
+        if result.get("status"):
+            word, message = str(result["status"]), str(result.get("reason") or "")
+        elif word in ("done", "diverged") and not result:
+            word = "scoring"  # another experiment's scoring is done, this one's is to come
         if STATUS.get(word) == "RUNNING" and self.closed:
             word = "interrupted"  # its driver is gone
         ended = STATUS.get(word) != "RUNNING"
-        now = {"status": word, "message": str(state.get("message") or "")[:4000] if ended else ""}
-        result = read_json(folder / "result.json") if word in ("done", "diverged") else {}
-        if now == record["told"] and not (result and not record.get("result")):
+        now = {"status": word, "message": message[:4000] if ended else ""}
+        if now == record["told"] and not finals.is_other(record.get("result"), result):
             return
         from mlflow.entities import Metric, RunTag
 
@@ -205,11 +251,13 @@ class Mirror:
         tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
         at = int(float(state.get("time", time.time())) * 1000)
         costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
+        points = [Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)]
+        if finals.is_other(record.get("result"), result):
+            points += [Metric(_name(k), v, ms, nimg) for k, v, ms, nimg in finals.points(result, folder)]
         self._client.log_batch(
-            run,
-            metrics=[Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)],
-            tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]],
+            run, metrics=points, tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]]
         )
+        self._sent["keys"] = sorted({*self._sent["keys"], *(p.key for p in points if p.key.startswith(finals.HEADS))})
         for name in ("config.yaml", "env.json", "traceback.txt"):
             if (folder / name).exists():
                 self._client.log_artifact(run, str(folder / name))
@@ -219,7 +267,7 @@ class Mirror:
             self._client.set_terminated(run, STATUS.get(word, "FAILED"), end_time=at)
         else:
             self._client.update_run(run, status="RUNNING")
-        record |= {"told": now, "result": bool(result)}
+        record |= {"told": now, "result": finals.mark(result)}
 
     def _create_run(self, entry: Entry, folder: Path, state: dict[str, Any]) -> str:
         from mlflow.entities import Param
@@ -245,7 +293,10 @@ class Mirror:
         if record["run"] and not self._is_gone(record["run"]):
             self._client.delete_run(record["run"])
         self._known.pop(entry.id, None)
-        record |= {"run": None, "offset": 0, "tail": "", "told": {}, "result": False}
+        record |= {"run": None, "offset": 0, "tail": "", "told": {}, "result": False, "non_finite": {}}
+
+    def _experiment_is_gone(self) -> bool:
+        return bool(self._client.get_experiment(self.experiment_id).lifecycle_stage != "active")
 
     def _is_gone(self, run: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -288,9 +339,9 @@ class Mirror:
         for folder in self.folders():
             if set(keys) <= found.keys():
                 break
-            for name, record in read_json(folder / "result.json").get("metrics", {}).items():
+            for name, record in [pair for r in results(folder) for pair in r.get("metrics", {}).items()]:
                 key = _name(f"final/{name}")
-                found[key] = names.of(name, record)._replace(key=key)
+                found.setdefault(key, names.of(name, record)._replace(key=key))
         known = [n for key, n in found.items() if key in keys]
         pair, ordered = names.pair(known), [n.key for n in names.order(known)]
         return ordered + [k for k in keys if k not in ordered], pair and (pair[0].key, pair[1].key)
@@ -322,6 +373,27 @@ def _name(key: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", key)
 
 
+def _noted(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """{"text": names, the earliest first, as many as a tag holds, "more": how many it does not}, `before` and new."""
+    text, more = before.get("text", ""), before.get("more", 0)
+    for name in names:
+        if more or len(text) + len(name) > MOST_NAMES:
+            more += 1
+        else:
+            text = f"{text}, {name}" if text else name
+    return {"text": text, "more": more}
+
+
+def _restore(client: Any, experiment: Any) -> bool:
+    """Whether the experiment had been deleted in MLflow, as one does in its pages. It is back then: whoever trains with
+    tracking on wants its runs, and MLflow keeps the name of a deleted one taken."""
+    if experiment.lifecycle_stage == "active":
+        return False
+    client.restore_experiment(experiment.experiment_id)
+    _log.warning("mlflow: experiment %s had been deleted there, and is restored", experiment.name)
+    return True
+
+
 def _dataset(result: dict[str, Any]) -> Any:
     from mlflow.entities import Dataset, DatasetInput
 
@@ -339,38 +411,3 @@ def _children(client: Any, experiment_id: str, parent: str) -> Iterator[tuple[st
         token = page.token
         if not token:
             return
-
-
-# ── the SQLite store ─────────────────────────────────────────────────────────
-
-
-def _create(db: Path, artifacts: Path) -> None:
-    """Make the database whole or not at all: MLflow's own migration, interrupted, leaves one that never opens."""
-    if db.exists():
-        return
-    db.parent.mkdir(parents=True, exist_ok=True)
-    part = db.with_name(f".{db.name}.{os.getpid()}.part")
-    code = "import sys; from harness.tracking.mirror import _migrate; _migrate(*sys.argv[1:])"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", code, str(part), artifacts.as_uri()]
-    try:
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{db}: MLflow could not make its database: {done.stderr.strip()[-300:]}")
-        with contextlib.suppress(FileExistsError):
-            os.link(part, db)  # whoever comes first; the other's is the same
-    finally:
-        for leftover in db.parent.glob(f"{part.name}*"):
-            leftover.unlink()
-
-
-def _migrate(part: str, artifacts: str) -> None:
-    """In a process of its own: create the schema in `part`, in WAL mode, which lets readers in while we write."""
-    import sqlite3
-
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore(f"sqlite:///{part}", artifacts).engine.dispose()
-    with contextlib.closing(sqlite3.connect(part)) as connection:
-        connection.execute("pragma journal_mode=wal")
-        connection.execute("pragma wal_checkpoint(truncate)")

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.errors import UserError, one_line
+from harness.errors import UserError, one_line, redact
 from harness.experiment.matrix import Entry
-from harness.store import lock
+from harness.store import lease
 from harness.store.folder import read_state
-from harness.tracking.mirror import Mirror, redact
+from harness.tracking.mirror import Mirror
 
 EVERY_S = 2.0
 BACKOFF_S = 0.5, 30.0
@@ -81,8 +81,10 @@ class Sink:
                 self._closing.wait(EVERY_S)
             except Exception as e:  # whatever MLflow or its store raises, trials go on
                 if self.problem is None:  # once an outage
-                    logging.getLogger(__name__).warning("mlflow: %s", _redacted(e))
-                self.problem = _redacted(e)
+                    logging.getLogger(__name__).warning("mlflow: %s", _told(e))
+                self.problem = _told(e)
+                if last and isinstance(e, UserError):
+                    return  # it does not go by itself
                 if last and deadline == math.inf:
                     deadline = time.monotonic() + LAST_TRIES_S
                 if time.monotonic() > deadline:
@@ -102,15 +104,18 @@ def sync(results: Path, experiment: str, entries: Sequence[Entry], uri: str | No
     mirror = Mirror(results, experiment, entries, uri)
     mirror.note, mirror.closed = note, True
     new = [folder for folder in (results / experiment, results) if not folder.exists()]
-    with lock.hold(results / experiment):
+    with lease.drive(results / experiment):
         try:
             mirror.update()
         except Exception as e:  # whatever MLflow or its store raises
             for folder in new:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_redacted(e)}; results are whole, try again") from e
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f"--tracking-uri {redact(mirror.uri)}: {_told(e)}; results are whole, try again") from e
     return redact(mirror.uri)
 
 
-def _redacted(e: Exception) -> str:
-    return redact(one_line(e))[:300]
+def _told(e: Exception) -> str:
+    """What went wrong; whole where it says what to do."""
+    return redact(one_line(e, None if isinstance(e, UserError) else 400))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from backbones import Discriminator
 from harness import plugins
@@ -23,6 +24,8 @@ def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGe
     backbone = plugins.find("backbones", trial.backbone.name)
     with seeded(derive(trial.seed, "init")):
         g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data), data.channels)
+    if trial.train.microbatch == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in g.modules()):
+        raise UserError("train.batch_gpu: 1: one image has no batch statistics, which G's batch norm needs; 2 or more")
     encoder, hooks = None, {}
     with seeded(derive(trial.seed, "init.encoder")):
         for variant in trial.variants:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from backbones import Discriminator
 from harness.experiment.spec import Adam, Train
@@ -14,6 +15,8 @@ from harness.method.generator import SpatialGenerator
 from harness.method.hooks import Memory
 from harness.store.checkpoint import pack_optimizer, unpack_optimizer
 from harness.training.ranks import interleaved
+
+SCALE = 2.0**12  # of losses in fp16 at first; torch's own 2^16 costs small networks their first steps
 
 
 class Stats:
@@ -38,6 +41,19 @@ class Stats:
             self.places.setdefault(name, []).extend(places)
         return joined
 
+    def mark(self) -> dict[str, int]:
+        """How many values there are of each name, for `back`."""
+        return {name: len(values) for name, values in self.values.items()}
+
+    def back(self, mark: dict[str, int]) -> None:
+        """Forget what was added since `mark`."""
+        for held in (self.values, self.places):
+            for name in list(held):
+                if name in mark:
+                    del held[name][mark[name] :]
+                else:
+                    del held[name]
+
     def stacked(self) -> dict[str, Tensor]:
         return {name: torch.stack(v) for name, v in self.values.items()}
 
@@ -59,6 +75,10 @@ class State:
     nimg: int = 0
     stats: Stats = field(default_factory=Stats)
     memory: dict[str, Memory] = field(default_factory=dict)  # by variant
+    scales: dict[str, GradScaler] = field(
+        default_factory=dict
+    )  # of the loss of "g" and of "d", in fp16; else no scaling
+    settled: int | None = None  # nimg at which the statistics of `g_ema` became its own; a step makes them G's
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -73,6 +93,8 @@ class State:
         out = self.weights()
         out |= pack_optimizer("opt_g", self.opt_g) | pack_optimizer("opt_d", self.opt_d)
         out |= {f"memory/{name}/{k}": v for name, memory in self.memory.items() for k, v in memory.items()}
+        for name, scale in self.scales.items():
+            out |= {f"scale/{name}/{k}": torch.tensor(v) for k, v in scale.state_dict().items()}
         out |= {f"places/{k}": torch.tensor(v) for k, v in self.stats.places.items()}
         return out | {"pl_mean": self.pl_mean} | {f"stats/{k}": v for k, v in self.stats.stacked().items()}
 
@@ -92,7 +114,10 @@ class State:
             elif key.startswith("memory/"):
                 _, name, own = key.split("/", 2)
                 self.memory.setdefault(name, {})[own] = value.to(device, copy=True)
-        self.nimg = nimg
+        for name, scale in self.scales.items():
+            if f"scale/{name}/scale" in tensors:
+                scale.load_state_dict({k: tensors[f"scale/{name}/{k}"].item() for k in scale.state_dict()})
+        self.nimg, self.settled = nimg, None
 
 
 def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:
@@ -106,6 +131,7 @@ def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:
         _adam(g, t.g, t.pl_interval),
         _adam(d, t.d, t.r1_interval),
         torch.zeros((), device=device),
+        scales={n: GradScaler(device.type, init_scale=SCALE, enabled=t.precision == "fp16") for n in ("g", "d")},
     )
 
 

@@ -1,6 +1,6 @@
 """The training loop, top to bottom in one function. It knows no Ray, MLflow, metric, dataset or variant name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -14,10 +14,13 @@ from harness.method import losses
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
-from harness.training.ranks import agree, summed
+from harness.training.order import Order
+from harness.training.ranks import agree, gathered
 from harness.training.state import State, Stats
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
+EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
+EPOCH_FP16 = 2  # in float16 (1: its losses were not scaled, and small gradients became 0)
 
 
 def train(
@@ -34,16 +37,17 @@ def train(
 
     `upkeep(state)` is called before every step: it reports, samples and saves. `hooks` are what
     the arm's variants do. Under torch.distributed each process takes its share of the
-    microbatches; gradients are those of one process with the same microbatches.
+    microbatches; gradients, and what moves with each forward pass, are those of one process with the same microbatches.
     """
     g, d, opt_g, opt_d = state.g, state.d, state.opt_g, state.opt_d
+    scale_g, scale_d = state.scales["g"], state.scales["d"]
     gan = hooks.adversarial or per_logit(losses.ADVERSARIAL[t.loss])
     device = state.pl_mean.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     size, parts = t.microbatch, t.batch_size // t.microbatch
     if parts % world:
         raise ValueError(f"train.batch_gpu: {parts} microbatches do not divide among {world} processes")
-    mine = range(rank, parts, world)
+    order = Order(rank, world, parts, {"G": g, "D": d}, state.pl_mean)
     shown, stats = t.batch_size * t.d_steps, Stats()
     total, lr_g, lr_d = round(t.total_kimg * 1000), opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"]
     hooks.remember(state.memory, device)
@@ -84,9 +88,18 @@ def train(
                 stats.add(name, part)
         return loss
 
+    def turns(phase: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        """My microbatches of a phase, which begins without gradients and ends with those of all microbatches."""
+        mark = stats.mark()
+
+        def begin() -> None:
+            stats.back(mark)
+            optimizer.zero_grad(set_to_none=True)
+
+        return order.turns(phase, network, begin)
+
     while state.nimg < total:
-        stop = upkeep(state)
-        if agree(stop, device) if world > 1 else stop:
+        if agree(partial(upkeep, state)):
             return False
         stats = Stats()
         if t.lr_decay == "linear":
@@ -97,8 +110,7 @@ def train(
         d.requires_grad_(True)
         for k in range(t.d_steps):
             reals, labels = batch(data, seed, state.nimg + k * t.batch_size, t.batch_size, conditional)
-            opt_d.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("d", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 z, y_fake, draws = fake_inputs(f"d{k}.{m}", size)
                 y_fake = y if gan.paired else y_fake
@@ -118,30 +130,27 @@ def train(
                 sample = torch.no_grad()(partial(made, draws=draws))
                 now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
                 loss = plus(loss, hooks.d_terms(now, state.memory))
-                (loss / parts).backward()
-            _share_gradients(d, world)
-            opt_d.step()
+                scale_d.scale(loss / parts).backward()
+            scale_d.step(opt_d)
+            scale_d.update()
 
         # Lazy R1 (StyleGAN2, appendix B): its gradient every r1_interval steps, times the interval.
         step = state.nimg // shown
         if t.r1_gamma and t.r1_interval and step % t.r1_interval == 0:
-            opt_d.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("r1", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
                 seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
                 penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
                 (penalty * (t.r1_gamma / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
-            _share_gradients(d, world)
             opt_d.step()
 
         # G: raise the scores of fakes, and whatever the arm's variants ask besides.
         d.requires_grad_(False)
-        opt_g.zero_grad(set_to_none=True)
         if gan.paired:
             reals, labels = batch(data, seed, state.nimg + shown, t.batch_size, conditional)
-        for m in mine:
+        for m in turns("g", g, opt_g):
             z, y_fake, draws = fake_inputs(f"g.{m}", size)
             partners = None
             if gan.paired:
@@ -156,24 +165,25 @@ def train(
             sample, feats = partial(made, draws=draws), fake.feats
             at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
             loss = plus(loss, hooks.g_terms(at, state.memory))
-            (loss / parts).backward()
-        _share_gradients(g, world)
-        opt_g.step()
+            scale_g.scale(loss / parts).backward()
+        scale_g.step(opt_g)
+        scale_g.update()
 
         # Lazy path length regularisation (StyleGAN2, section 3.2).
         if t.pl_weight and t.pl_interval and step % t.pl_interval == 0:
-            opt_g.zero_grad(set_to_none=True)
-            for m in mine:
+            for m in turns("pl", g, opt_g):
                 z, y_fake, draws = fake_inputs(f"pl.{m}", max(1, size // t.pl_batch_shrink))
                 fakes = g(z, y_fake, draws=draws, mixing=t.style_mixing)
                 noise = torch.randn(fakes.images.shape, generator=draws("pl_noise"), device=device)
-                penalty, _, pl_mean = losses.path_length(fakes.images, fakes.ws, state.pl_mean, noise, t.pl_decay)
-                (penalty.mean() * (t.pl_weight * t.pl_interval / parts)).backward()
-                state.pl_mean.copy_(pl_mean.detach())
-                stats.add("loss/path_length", penalty.mean())
-            _share_gradients(g, world)
-            if world > 1:
-                summed(state.pl_mean.div_(world))
+                lengths = losses.path_lengths(fakes.images, fakes.ws, noise)
+                for source, others in enumerate(gathered(lengths.detach().mean())):
+                    own = source == rank
+                    pl_mean = losses.moved(state.pl_mean, lengths.mean() if own else others, t.pl_decay)
+                    if own:
+                        penalty = (lengths - pl_mean).square().mean()
+                    state.pl_mean.copy_(pl_mean.detach())
+                (penalty * (t.pl_weight * t.pl_interval / parts)).backward()
+                stats.add("loss/path_length", penalty)
             opt_g.step()
 
         joined = state.stats.join(stats)
@@ -181,19 +191,5 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg, t.ema_kimg, t.ema_rampup))
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
     return True
-
-
-def _share_gradients(module: nn.Module, world: int) -> None:
-    """Sum gradients over processes; each loss is already divided by the number of all microbatches.
-
-    A parameter that a phase leaves without gradient (D's last bias in R1) is without it on every rank.
-    """
-    if world == 1:
-        return
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([grad.reshape(-1) for grad in grads])
-    summed(flat)
-    for grad, piece in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-        grad.copy_(piece.view_as(grad))

@@ -12,7 +12,7 @@ from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import mapping
 from harness.store import checkpoint
 from harness.training.arm import build, classes, load_data
-from harness.training.model import Trained
+from harness.training.model import Trained, settle, used
 
 
 def load(
@@ -39,12 +39,11 @@ def load(
         plain["eval"]["metrics"] = {name: plain["eval"]["metrics"].get(name, {}) for name in names}
     trial = files.override(plain, sets, str(path))
     data, heldout = load_data(trial)
-    weights = trial.eval.weights
     has_ema = any(name.startswith("g_ema/") for name in saved.tensors)
-    if weights == "ema" and not has_ema:
+    if trial.eval.weights == "ema" and not has_ema:
         raise UserError(f"{path}: eval.weights: 'ema', but the trial kept no EMA; use raw")
-    used = "raw" if weights == "raw" or not has_ema else "ema"
-    heads = ("g_ema/" if used == "ema" else "g/", "d/")
+    weights = used(trial.eval.weights, has_ema)
+    heads = ("g_ema/" if weights == "ema" else "g/", "d/")
     states = [{k.removeprefix(h): v for k, v in saved.tensors.items() if k.startswith(h)} for h in heads]
     with torch.device("meta"):  # a foreign file's options may ask for networks of any size
         expected = build(trial, data, torch.device("meta"))[:2]
@@ -59,4 +58,6 @@ def load(
     g, d, _ = build(trial, data, torch.device(device))
     for network, state in zip((g, d), states, strict=True):
         network.load_state_dict(state)
-    return Trained(trial, g.eval(), d.eval(), used, data, heldout, saved.meta["nimg"])
+    if weights == "ema":
+        settle(trial, g, data)
+    return Trained(trial, g.eval(), d.eval(), weights, data, heldout, saved.meta["nimg"])

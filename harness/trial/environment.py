@@ -1,22 +1,22 @@
-"""What a figure must name: commit, machine, versions."""
+"""What a figure must name: commit, machine, versions, the driver's command."""
 
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness import command
 from harness.disk import ROOT
 
 CODE = ("harness", "backbones", "experiments", "cli.py")  # where a file that is in no commit may be code
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a figure must name: commit, machine, versions."""
+    """What a figure must name: commit, machine, versions, the driver's command without passwords."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -24,7 +24,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": {"system": platform.platform(), "cpu": platform.processor() or platform.machine()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "argv": command.words(),
     }
 
 

@@ -1,9 +1,14 @@
-"""One trial end to end: resume -> train -> one evaluation pass -> result.json."""
+"""One trial end to end: resume -> train -> one evaluation pass -> a result.
+
+A trial that is trained is only scored, by as many drivers as like at once: each writes a result of its own name.
+"""
 
 import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,17 +22,20 @@ from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
+from harness.method.hooks import ArmHooks
 from harness.pictures import gallery
 from harness.rng import Streams
 from harness.store import checkpoint, code
+from harness.store.folder import RESULT, finished, keep, results
 from harness.store.journal import Journal, holds, read, series
 from harness.training.arm import build, load_data
+from harness.training.model import used
 from harness.training.ranks import device_index, same, team
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial import scoring
 from harness.trial.environment import environment
-from harness.trial.live import Control, Interrupted, Live
+from harness.trial.live import Control, Interrupted, Live, Pulse
 from harness.trial.upkeep import Upkeep
 
 SCHEMA = 1
@@ -39,11 +47,17 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     done, diverged or interrupted; a failure raises. `attempt` fences off a lost worker that
     lives on: it stops as soon as the folder names a later one.
     """
-    trial = with_data(parse_trial(raw, "trial"))
+    with Pulse(control):
+        trial = with_data(parse_trial(raw, "trial"))
     options: Run = parse(Run, run_options, "run")
     folder.mkdir(parents=True, exist_ok=True)
     live = Live(folder, trial, control, attempt)
-    live.say("running")
+    with live.pulse:
+        return _to_its_end(trial, folder, options, live)
+
+
+def _to_its_end(trial: Trial, folder: Path, options: Run, live: Live) -> str:
+    live.say("running", "preparing")
     try:
         _run(trial, folder, options, live)
     except (Interrupted, KeyboardInterrupt):
@@ -51,7 +65,7 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
     except Diverged as e:
         return live.say("diverged", str(e))
     except UserError as e:
-        if (folder / "result.json").exists():  # no driver notes an end beside a result
+        if (folder / RESULT).exists():  # no driver notes an end beside a result
             live.say("failed", str(e))
         raise
     return live.say("done")
@@ -59,20 +73,19 @@ def run(raw: dict[str, Any], folder: Path, run_options: dict[str, Any], control:
 
 def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     device = prepare_device(options, trial)
-    before, saved = read_json(folder / "result.json"), _resumable(folder)
-    if before and not (saved and saved.meta["complete"]):
+    own, others, saved = finished(folder, trial), results(folder), _resumable(folder)
+    if others and not (saved and saved.meta["complete"]):
         raise UserError(
             f"{folder}: has a result, but its last checkpoint is not whole: training would write over it; "
             "--retrain puts the folder away and trains anew"
         )
-    own = outside.used_by(trial.plugins)
-    env = environment(device) | ({"plugins": outside.digests(own)} if own else {})
+    plugins = outside.used_by(trial.plugins)
+    env = environment(device) | ({"plugins": outside.digests(plugins)} if plugins else {})
     write_atomic(folder / "config.yaml", loader.dump_yaml(to_plain(trial)).encode())
     write_atomic(folder / "env.json", json.dumps(env, indent=1).encode())
     identity = ids.of_trial(trial)
     write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
-    outside.keep(folder / "plugins", own)
-    raw = to_plain(trial)
+    outside.keep(folder / "plugins", plugins)
     data, heldout = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
@@ -84,63 +97,140 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
             )
         state.load(saved.tensors, saved.meta["nimg"])
     made_by = code.note(folder, trial, resumed=saved is not None)
-    journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
-    keep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None)
-    result: dict[str, Any] = {"schema": SCHEMA, "id": trial.id, "status": "done", "reason": None}
-    metrics: dict[str, Any] = {}
-    best: dict[str, Any] | None = None
-    drawn: dict[str, str] = {}
-    during = "training"
-    try:
-        with team(options.resources.world, device, _follow, raw, plain(options), state.nimg):
-            if saved is not None and state.nimg:
-                same(lambda: checkpoint.encode(saved.tensors, saved.meta), device)
-            ended = train(
-                state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=keep
-            )  # fmt: skip
-        if not ended:
-            raise Interrupted
-        keep.finish(state)
-        during = "scoring"
-        metrics = scoring.of_last(trial, state, data, heldout, live)
-        best = scoring.of_best(keep.watch, state, metrics, heldout, live)
-        drawn = draw(trial, state, data, folder)
-    except Diverged as e:
-        if during == "scoring" and before.get("status") == "done":
-            journal.close()
-            raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
-        # A diverged run is a result with its nimg, never a number.
-        result |= {"status": "diverged", "reason": str(e), "diverged_in": during}
-        metrics, best = {}, None
-    except BaseException:
-        journal.close()
-        raise
-    if best:
-        journal.metrics(best["nimg"], {f"best/{name}": record["value"] for name, record in best["metrics"].items()})
-        result["best"] = best
-    journal.metrics(state.nimg, {f"final/{name}": record["value"] for name, record in metrics.items()})
-    journal.commit()
-    written = read(folder / "events.jsonl")
-    result |= {
+    world = worlds(saved.meta if saved else None, options.resources.world)
+    trained = _trained(trial, folder, options, live, state, saved, data, hooks, others, world)
+    scored: dict[str, Any] = {"metrics": {}}
+    if trained.diverged:
+        scored |= {"status": "diverged", "reason": trained.diverged, "diverged_in": "training"}
+    else:
+        try:
+            scored |= _scored(trial, folder, state, trained, data, heldout, live, known=own is None)
+        except Diverged as e:
+            if any(result.get("status") == "done" for result in others):
+                raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
+            # A diverged run is a result with its nimg, never a number.
+            scored |= {"status": "diverged", "reason": str(e), "diverged_in": "scoring"}
+    written = read(folder / "events.jsonl", end=trained.journal)
+    result = {
+        "schema": SCHEMA,
+        "id": trial.id,
+        "status": "done",
+        "reason": None,
         "nimg": state.nimg,
         "config": to_plain(trial),
         "env": env,
         "code": made_by,
+        "world": world,
         "identity": identity,
-        "scoring": ids.of_scoring(trial.eval),
+        "scoring": trial.scoring,
         "dataset": {"fingerprint": data.fingerprint, "identity": trial.data, **data.about},
-        "metrics": metrics,
-        "cost": {**costs(g, d), **keep.costs()},
-        "series": series(written.events),
+        "cost": {**costs(g, d), **trained.cost},
+        "series": series(written.events) | _points(state.nimg, scored),
         "spoilt_lines": written.spoilt,  # of the journal, left out of the series
         "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
-        "figures": drawn,
+        "figures": {},
+        "scored_ms": time.time_ns() // 1_000_000,
+        **scored,
     }
-    journal.close()
     live.fence()
-    write_atomic(folder / "result.json", json.dumps(result).encode())
+    keep(folder, result)
     if result["status"] == "diverged":
         raise Diverged(result["reason"])
+
+
+class _Training(NamedTuple):
+    """What training left: the checkpoint of its end and what that says of itself, how much of the journal is its, what
+    it cost, and why it diverged, if it did."""
+
+    networks: str
+    meta: dict[str, Any]
+    journal: int | None
+    cost: dict[str, float]
+    diverged: str | None = None
+
+
+def _trained(
+    trial: Trial,
+    folder: Path,
+    options: Run,
+    live: Live,
+    state: State,
+    saved: checkpoint.Checkpoint | None,
+    data: ImageSet,
+    hooks: ArmHooks,
+    others: Sequence[Mapping[str, Any]],
+    world: list[int] | None,
+) -> _Training:
+    """Train what is not trained yet. Of a trial that is, nothing is touched: others may score it at this moment."""
+    if saved is not None and saved.meta["complete"]:
+        cost = next((r["cost"] for r in others if r.get("cost")), {"train_s": saved.meta["train_s"]})
+        return _Training(saved.file, saved.meta, saved.meta["journal_offset"], cost)
+    raw, device = to_plain(trial), state.pl_mean.device
+    journal = Journal(folder / "events.jsonl", saved.meta["journal_offset"] if saved else 0)
+    upkeep = Upkeep(trial, data, folder, journal, live, options.checkpoint_s, saved.meta if saved else None, world)
+
+    def wait() -> None:
+        live.check()
+        live.update()
+
+    try:
+        with team(
+            options.resources.world, device, follow, raw, plain(options),
+            patience_s=options.patience_s, waiting=wait,
+        ):  # fmt: skip
+            same(lambda: checkpoint.encode(saved.tensors, saved.meta) if saved and state.nimg else b"", device)
+            live.update(message=None)
+            with live.pulse.silent():
+                ended = train(
+                    state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional,
+                    upkeep=live.pulse.outside(upkeep),
+                )  # fmt: skip
+        if not ended:
+            raise Interrupted
+        upkeep.finish(state)
+    except Diverged as e:
+        journal.commit()
+        return _Training("", {}, None, upkeep.costs(), str(e))
+    finally:
+        journal.close()
+    latest = read_json(folder / "checkpoints" / "latest.json")
+    meta = checkpoint.meta(folder / "checkpoints")
+    return _Training(latest["file"], meta, latest["journal_offset"], upkeep.costs())
+
+
+def _scored(
+    trial: Trial,
+    folder: Path,
+    state: State,
+    trained: _Training,
+    data: ImageSet,
+    heldout: ImageSet | None,
+    live: Live,
+    *,
+    known: bool,
+) -> dict[str, Any]:
+    """Of a result the scores, and the pictures. `known`: what other scorings hold need not be made again."""
+    live.share(folder / "checkpoints" / trained.networks)
+    found = scoring.kept(trial, folder) if known else scoring.nothing
+    watch = scoring.Watch(trial, data, folder, trained.meta)
+    last = scoring.of_last(trial, state, data, heldout, live, trained.networks, found)
+    best = scoring.of_best(watch, state, last, heldout, live, found)
+    under = f"figures/{used(trial.eval.weights, state.g_ema is not None)}"
+    drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
+    figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
+    return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
+
+
+def _there(figures: Mapping[str, str], folder: Path, under: str) -> bool:
+    """Whether these pictures are of the networks that would be drawn, and in their place."""
+    return all(path.startswith(f"{under}/") and (folder / path).exists() for path in figures.values())
+
+
+def _points(nimg: int, scored: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """The scores as curves of one point: final/<metric>, and best/<metric> where there is a best snapshot."""
+    best = scored.get("best", {"nimg": 0, "metrics": {}})
+    points = {f"best/{name}": [[best["nimg"], record["value"]]] for name, record in best["metrics"].items()}
+    return points | {f"final/{name}": [[nimg, record["value"]]] for name, record in scored["metrics"].items()}
 
 
 def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
@@ -151,21 +241,25 @@ def _resumable(folder: Path) -> checkpoint.Checkpoint | None:
     )
 
 
-def _follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any], nimg: int) -> None:
-    """What ranks 1, 2, ... do: the same steps without upkeep, after `nimg` images from rank 0's checkpoint."""
-    trial, options = parse_trial(raw, "trial"), parse(Run, run_options, "run")
+def follow(rank: int, raw: dict[str, Any], run_options: dict[str, Any]) -> Callable[[], None]:
+    """What ranks 1, 2, ... do: the same steps without upkeep, from rank 0's checkpoint on where there is one."""
+    trial, options = with_data(parse_trial(raw, "trial")), parse(Run, run_options, "run")
     device = prepare_device(options, trial, rank)
     data, _ = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
-    if nimg:
-        state.load(checkpoint.decode(same(None, device)), nimg)
 
     def forget(state: State) -> bool:
         state.stats.clear()
         return False
 
-    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+    def rest() -> None:
+        if begun := same(None, device):
+            saved = checkpoint.decode(begun)
+            state.load(saved.tensors, saved.meta["nimg"])
+        train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=forget)
+
+    return rest
 
 
 def with_data(trial: Trial) -> Trial:
@@ -179,11 +273,20 @@ def with_data(trial: Trial) -> Trial:
     return replace(trial, data=here or "")
 
 
+def worlds(saved: dict[str, Any] | None, now: int) -> list[int] | None:
+    """Numbers of processes that train the trial together: those until its checkpoint, and the present one where it
+    trains on. None where an older version, which did not note them, began it."""
+    if saved is None:
+        return [now]
+    before: list[int] | None = saved.get("world")
+    return before if before is None or saved["complete"] else sorted({*before, now})
+
+
 def draw(trial: Trial, state: State, data: ImageSet, folder: Path) -> dict[str, str]:
     """The pictures of the trained networks: {kind: path in `folder`}."""
-    g, weights = scoring.chosen(trial, state)
+    g, weights = scoring.chosen(trial, state, data)
     model = gallery.trained(trial, g, state.d, data, weights, state.nimg)
-    return gallery.draw(model, folder)
+    return gallery.draw(model, folder, f"figures/{weights}")
 
 
 def prepare_device(options: Run, trial: Trial, rank: int = 0) -> torch.device:

@@ -23,7 +23,7 @@ from harness.rng import Streams
 from harness.store import checkpoint
 from harness.store.journal import Journal
 from harness.training.state import State
-from harness.trial.scoring import Watch
+from harness.trial import scoring
 
 GRID = 64  # images in a sample grid
 SCORED = 256  # reals and fakes scored at a snapshot
@@ -45,11 +45,12 @@ class Upkeep:
         live: Any,
         checkpoint_s: float,
         resumed: dict[str, Any] | None,
+        world: list[int] | None = None,
     ) -> None:
         self.trial, self.data, self.folder, self.journal, self.live = trial, data, folder, journal, live
-        self.checkpoint_s = checkpoint_s
+        self.checkpoint_s, self.world = checkpoint_s, world
         self.seen = resumed["nimg"] if resumed else -1  # nimg of the last call
-        self.watch = Watch(trial, data, folder, resumed)
+        self.watch = scoring.Watch(trial, data, folder, resumed)
         self.train_s = resumed["train_s"] if resumed else 0.0
         self.complete = bool(resumed and resumed["complete"])
         self._saved = self._tick = self._clock = time.monotonic()
@@ -110,22 +111,27 @@ class Upkeep:
             raise Diverged(
                 f"{name} is not finite, the first of all values between nimg {self._tick_nimg} and {state.nimg}"
             )
+        for name, scale in state.scales.items():
+            if scale.is_enabled() and scale.get_scale() < 1:
+                self.journal.commit()
+                raise Diverged(f"gradients of {name.upper()}'s loss are not finite in float16, at whatever scale")
         return stacked
 
     @torch.no_grad()
     def sample(self, state: State) -> None:
         """Draw the grid of fixed latents, labels and heatmaps, and score a few fakes and reals."""
         self.finite(state)
-        g, d = (state.g_ema or state.g).eval(), state.d.eval()
+        chosen, weights = scoring.chosen(self.trial, state, self.data, self.live.update)
+        g, d = chosen.eval(), state.d.eval()
         fakes = self._fakes(g, "grid", GRID, state.pl_mean.device)
         path = self.folder / "samples" / f"{state.nimg:09d}.png"
         save_grid(fakes[0], path)
         self.journal.image(state.nimg, f"samples/{path.name}")
-        gallery.note_attention(gallery.trained(self.trial, g, d, self.data, "ema", state.nimg), self.folder)
+        gallery.note_attention(gallery.trained(self.trial, g, d, self.data, weights, state.nimg), self.folder)
         values = quick_di(*self._scores(g, d, state.pl_mean.device))
         self.journal.metrics(state.nimg, {f"eval/{k}": v for k, v in values.items()})
         self._show({k: values[k] for k in ("di", "di_calibrated")})
-        g.train(state.g_ema is None)
+        g.train(weights == "raw")
         d.train()
 
     def measure(self, state: State) -> None:
@@ -165,7 +171,9 @@ class Upkeep:
             "fingerprint": self.data.fingerprint,
             "train_s": self.train_s,
             "complete": complete,
+            "world": self.world,
             "best": self.watch.best,
+            "scored_by": scoring.scored_by(self.trial),
             "config": to_plain(self.trial),
         }
         checkpoint.save(self.folder / "checkpoints", state.tensors(), meta)

@@ -1,7 +1,11 @@
+import copy
+
 import pytest
 import torch
+from torch.nn.utils import parametrizations
 
 from backbones.sn_dcgan import Options, build
+from harness.experiment import files
 
 
 def convs(d):
@@ -33,6 +37,34 @@ def test_generator_as_published():
     assert abs(g.up[0].weight.std().item() - 0.02) < 1e-3
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_chainers_first_map_is_normalised_as_the_flat_vector_of_the_companion_code(classes):
+    """Each of the 8,192 features over the batch, Chainer's eps, gain and bias likewise; the published preset has it."""
+    backbone = files.preset("chainer", "test")["backbone"]
+    options = Options(**{k: v for k, v in backbone.items() if k != "name"})
+    g, _ = build(options, 32, classes)
+    z, labels = g.sample_z(16, torch.Generator().manual_seed(0)), torch.arange(16) % 3 if classes else None
+    with torch.no_grad():
+        for p in g.norm[0].parameters():
+            p += torch.rand(p.shape)
+    seen = {}
+    g(z, labels, modulate=lambda site, x: seen.setdefault(site.name, x))
+    h = g.linear(z)
+    h = (h - h.mean(0)) / (h.var(0, correction=0) + 2e-5).sqrt()
+    gain, bias = (g.norm[0].gain(labels), g.norm[0].bias(labels)) if classes else g.norm[0].bn.parameters()
+    assert gain.shape[-1] == 8192 and seen["4"].shape == (16, 512, 4, 4)
+    torch.testing.assert_close(seen["4"], torch.relu(h * gain + bias).unflatten(1, (512, 4, 4)))
+    assert all(norm.bn.eps == 2e-5 for norm in g.norm)
+
+
+def test_options_of_norm_leave_the_paired_first_weights_alone():
+    made = []
+    for options in (Options(width=0.125), Options(width=0.125, first_norm="vector", norm_eps=2e-5)):
+        torch.manual_seed(0)
+        made.append([p for net in build(options, 32, 0) for name, p in net.named_parameters() if "norm.0" not in name])
+    assert all(map(torch.equal, *made))
+
+
 def test_64_takes_one_more_stage_each():
     g, d = build(Options(width=0.125), 64, 0)
     images, _ = g(torch.rand(2, 128))
@@ -57,6 +89,36 @@ def test_spectral_norm_bounds_every_layer_and_freezes_in_eval():
     d.train()
     d(torch.rand(2, 3, 32, 32))
     assert not all(torch.equal(v, d.state_dict()[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_power_iteration_is_float32_under_autocast(dtype, monkeypatch):
+    _, d = build(Options(width=0.125), 32, 3)
+    twin, seen, x, labels = copy.deepcopy(d), [], torch.rand(2, 3, 32, 32), torch.tensor([0, 2])
+    iterate = parametrizations._SpectralNorm._power_method
+
+    def noted(self, weight, times):
+        seen.append((torch.is_autocast_enabled("cpu"), weight.dtype))
+        iterate(self, weight, times)
+
+    monkeypatch.setattr(parametrizations._SpectralNorm, "_power_method", noted)
+    with torch.autocast("cpu", dtype):
+        d(x, labels)
+    assert seen == [(False, torch.float32)] * 9, "of 7 convolutions, the last layer and the classes' embedding"
+    twin(x, labels)
+    for name, value in d.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, twin.state_dict()[name])
+
+
+def test_spectral_norm_is_torchs_own():
+    _, d = build(Options(width=0.125), 32, 0)
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+    theirs = parametrizations.spectral_norm(layer)
+    ours = d.conv[0]
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    for _ in range(2):
+        assert torch.equal(theirs(x), ours(x))
 
 
 def test_conditional_batch_norm_looks_its_gain_up_per_class():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from backbones import Discriminator
+from backbones import Discriminator, moments
 from harness import plugins
 from harness.experiment.schema import parse
 from harness.rng import Streams, stream
@@ -135,6 +135,19 @@ def test_r1_needs_second_derivatives(made):
     grad.square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in d.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in d.parameters())
+
+
+def test_it_says_whether_it_keeps_moments(made):
+    """And whatever else a forward pass in training mode moves is either `copied` or made anew by averaged weights."""
+    g, _, classes, module, _ = made
+    assert bool(moments(g)) == module.MOMENTS
+    assert set(g.copied) <= {name for name, _ in g.named_buffers()}
+    known = {id(buffer) for layer in moments(g) for buffer in layer.buffers()}
+    z, labels = inputs(g, classes)
+    before = {name: buffer.clone() for name, buffer in g.named_buffers() if id(buffer) not in known}
+    g.train()(z, labels, draws=Streams(0, "t", 0))
+    moved = {name for name, buffer in g.named_buffers() if name in before and not torch.equal(buffer, before[name])}
+    assert moved <= set(g.copied)
 
 
 def test_an_impossible_resolution_is_refused(made):

@@ -15,12 +15,10 @@ from harness import plugins
 from harness.errors import UserError
 from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import parse, plain
-from harness.experiment.spec import Resources, Run, Trial
-from harness.store import checkpoint
+from harness.experiment.spec import Trial
 from harness.training.arm import build, load_data
 from harness.training.state import State, new_state
 from harness.training.train import train
-from harness.trial import run as trials
 from tests import tiny
 
 OUTSIDE = Path(__file__).parents[1] / "outside" / "variants"
@@ -136,28 +134,6 @@ def test_its_batches_latents_and_first_weights_are_the_baselines(backbone: str, 
     if len(shown) > len(base_shown):  # a paired loss: each step of G meets the reals of the next step of D
         shown = [i for k in range(0, len(shown), 2 * size) for i in shown[k : k + size]]
     assert shown == base_shown
-
-
-class Control:
-    def stop(self) -> bool:
-        return False
-
-    def report(self, progress: dict[str, Any]) -> None:
-        pass
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", plugins.names("harness.variants"))
-def test_two_processes_make_the_step_of_one(name: str, tmp_path: Path) -> None:
-    trial = trial_of("stylegan2", name, pl_weight=0.0)
-    found = []
-    for world in (1, 2):
-        run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
-        assert trials.run(to_plain(trial), tmp_path / str(world), run_options, Control()) == "done"
-        saved = checkpoint.load_latest(tmp_path / str(world) / "checkpoints")
-        assert saved is not None
-        found.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
-    assert_equal(*found)
 
 
 # ── the two from outside ─────────────────────────────────────────────────────

@@ -235,3 +235,14 @@ def test_missing_and_offline_says_which_file_to_put_where(tmp_path: Path, monkey
         cifar10.load(cifar10.Options(path))
     one_line(error, "put cifar-10-python.tar.gz (170498071 bytes", f"at {path}")
     assert not path.parent.exists()
+
+
+def test_batches_that_are_not_there_are_named(tmp_path: Path) -> None:
+    cifar_files.write_archive(tmp_path / "cifar-10-python.tar.gz", 4)
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert cifar10.load(cifar10.Options(tmp_path, expect_full=False)).about["notes"] == []
+    for name in ("data_batch_2", "data_batch_5"):
+        (tmp_path / "cifar-10-batches-py" / name).unlink()
+    data = cifar10.load(cifar10.Options(tmp_path, expect_full=False))
+    assert len(data) == 12 and data.about["notes"] == ["not there: data_batch_2, data_batch_5"]

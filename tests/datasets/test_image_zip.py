@@ -140,7 +140,7 @@ def test_a_set_that_changes_while_it_is_read_is_not_kept(tmp_path: Path, monkeyp
 def test_what_is_left_out_is_counted_and_said(tmp_path: Path) -> None:
     names = [*pngs(4), "a.bmp", "b.BMP", "c.0001", "README", ".hidden", ".git/config", "__MACOSX/a.png"]
     files = {**dict.fromkeys(names, b"x"), **pngs(4)}
-    kinds = {".bmp file": 2, "other file": 2}
+    kinds = {".bmp file": 2, "hidden file": 3, "other file": 2}
     options = image_zip.Options(write_zip(tmp_path / "a.zip", files, [[n, 0] for n in pngs(4)]))
     assert image_zip.load(options).about["skipped"] == kinds
     folder = tmp_path / "set"
@@ -149,12 +149,12 @@ def test_what_is_left_out_is_counted_and_said(tmp_path: Path) -> None:
     for link, to in (("gone.png", "nowhere.png"), (".gone.png", "nowhere.png"), ("up", ".."), ("self", "self")):
         (folder / link).symlink_to(to)
     data = image_zip.load(image_zip.Options(folder))
-    assert data.about["skipped"] == {**kinds, "broken link": 2, "upward link": 1}
+    assert data.about["skipped"] == {**kinds, "hidden file": 4, "broken link": 2, "upward link": 1}
     assert "skipped" not in image_zip.load(image_zip.Options(write_zip(tmp_path / "b.zip", pngs(2)))).about
     trial = tiny.trial(eval={"metrics": {"disequilibrium": {"n": 4}}})
     trial = replace(trial, dataset=Plugin("image_zip", image_zip.Options(folder, resolution=32)))
-    line = f"dataset.path: {folder}: left out: 2 .bmp files, 2 broken links, 2 other files, 1 upward link"
-    assert preflight([trial, trial], "here") == (line,)
+    left = "4 hidden files, 2 .bmp files, 2 broken links, 2 other files, 1 upward link"
+    assert preflight([trial, trial], "here") == (f"dataset.path: {folder}: left out: {left}",)
     for name in pngs(4):
         (folder / name).unlink()
     (folder / "dataset.json").unlink()

@@ -172,7 +172,7 @@ def test_one_seed_of_every_cell_comes_first(load):
         (("train:", "trian:"), "trian: unknown key; did you mean 'train'?"),
         (("total_kimg: 1", "total_kmig: 1"), "train.total_kmig: unknown key; did you mean 'total_kimg'?"),
         (("total_kimg: 1", "total_kimg: 2e-4"), "train.total_kimg: '2e-4' is text in YAML 1.1; write 2.0e-4"),
-        (("total_kimg: 1", "total_kimg: -1"), "train.total_kimg: -1.0: must be > 0"),
+        (("total_kimg: 1", "total_kimg: -1"), "train.total_kimg: -1: must be > 0"),
         (("synthetic", "sinthetic"), "dataset.name: 'sinthetic' is not one of the datasets; did you mean 'synthetic'?"),
         (("{sel: {}, align: {}}", "{align: {}}"), "variants.align: needs heatmaps; add one of: flatten, sel"),
         (("{sel: {}, align: {}}", "{sel: {}, flatten: {}}"), "heatmaps come from more than one variant"),

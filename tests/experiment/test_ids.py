@@ -91,6 +91,25 @@ def test_an_epoch_touches_what_uses_its_file(monkeypatch):
     assert not touched() and not scored_as(before, scoring)
 
 
+def test_an_epoch_of_a_case_touches_the_trials_of_that_case_alone(monkeypatch):
+    """An average with ramp-up counts otherwise since; half precision is another thing on SN-DCGAN, fp16 on both."""
+
+    def epochs(backbone, **train):
+        return ids.of_trial(tiny.trial(backbone, train=train))["epochs"]
+
+    plain = {"ema_kimg": 1, "ema_rampup": None}
+    assert epochs("sn_dcgan") == epochs("stylegan2", **plain) == {}
+    assert epochs("stylegan2", ema_kimg=None) == {} == epochs("sn_dcgan", ema_rampup=0.05)
+    assert epochs("stylegan2") == {"loop.rampup": 2}
+    assert epochs("stylegan2", **plain, precision="bf16") == {}
+    assert epochs("stylegan2", **plain, precision="fp16") == {"loop.fp16": 2}
+    assert epochs("sn_dcgan", precision="bf16") == {"backbone.half": 2}
+    assert epochs("sn_dcgan", precision="fp16") == {"loop.fp16": 2, "backbone.half": 2}
+    monkeypatch.setattr(sn_dcgan, "EPOCH_RAMPUP", 3, raising=False)
+    assert epochs("sn_dcgan", **{**plain, "ema_rampup": 1.0}) == {"loop.rampup": 2, "backbone.rampup": 3}
+    assert epochs("sn_dcgan", **plain) == {}
+
+
 def test_results_of_before_are_scored_as_their_config_says():
     scoring = tiny.trial().eval
     old = {"config": {"eval": scoring_to_plain(scoring)}}

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from harness.process import cores
 from harness.trial.environment import commit
 from tests.faults.ground import Ground, Harm, Numbers, Said
 
@@ -55,11 +56,13 @@ def ground() -> Iterator[Ground]:
 
 @pytest.fixture
 def settle(calm: Calm) -> Callable[..., Said]:
-    """Give the same command again and hold the outcome against the undisturbed run."""
+    """Give the same command again and hold the outcome against the undisturbed run, or the numbers of another one."""
 
-    def again(ground: Ground, name: str, tried: int, *words: str, store: Path | None = None) -> Said:
+    def again(
+        ground: Ground, name: str, tried: int, *words: str, store: Path | None = None, than: Numbers | None = None
+    ) -> Said:
         said = ground.run(*words)
-        harm = ground.harm(calm.numbers, store)
+        harm = ground.harm(than or calm.numbers, store)
         row = LEDGER.setdefault(name, [0] * 5)
         LEDGER[name] = [a + b for a, b in zip(row, (tried, *harm), strict=True)]
         assert said.code == 0, said
@@ -88,7 +91,7 @@ def write(file: Path) -> None:
             rows[name] = cells
     rows |= {name: [*map(str, counts), commit()] for name, counts in LEDGER.items()}
     header = (*HEADER, "commit")
-    machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    machine = f"{cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
     lines = [INTRODUCTION.format(machine=machine, torch=torch.__version__, python=platform.python_version())]
     lines += [f"| {' | '.join(header)} |", "|---" + "|--:" * (len(header) - 2) + "|---|"]
     lines += [f"| {' | '.join((name, *cells))} |" for name, cells in sorted(rows.items())]

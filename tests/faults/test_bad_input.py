@@ -47,8 +47,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(INCEPTION_VARIABLE, "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(remote.URL, "")  # so that it is taken back, for one case is one process
-    monkeypatch.delenv(remote.URL)
+    monkeypatch.setattr(remote, "_url", None)
     monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     return made
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.tracking import mirror as tracking
+from harness.tracking import sqlite
 from harness.tracking.server import serve
 from tests.faults.ground import Ground, Said
 
@@ -22,7 +22,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, folder / "mlflow.db"
-        tracking._create(self.store, folder / "mlartifacts")
+        sqlite.create(self.store, folder / "mlartifacts")
         self.port = 0
 
     @contextmanager

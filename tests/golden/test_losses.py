@@ -1,7 +1,14 @@
-"""The four training phases, each from the same recorded state; EMA and Adam figures."""
+"""The four training phases, each from the same recorded state; EMA and Adam figures.
+
+Files of conditional networks hold `in/gen_c` and `in/real_c`: one-hot float32 [N, c_dim], of the fakes and the reals.
+"""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.method import losses
@@ -20,34 +27,45 @@ class Phases:
         self.g = generator(case.config["G"], case.group("sd/G/")).train()
         self.d = discriminator(case.config["D"], case.group("sd/D/")).train()
         self.g.noise = "const"
+        self.gen_c, self.real_c = (labels(case, f"in/{kind}_c", self.config["D"]["c_dim"]) for kind in ("gen", "real"))
         self.pl: losses.PathLength | None = None
 
     def gmain(self) -> tuple[Tensor, Tensor]:
-        logits, _ = self.d(self.g(self.case["in/z"]).images)
+        logits, _ = self.d(self.g(self.case["in/z"], self.gen_c).images, self.gen_c)
         return LOGISTIC.g(logits), logits
 
     def greg(self) -> Tensor:
         half = self.config["batch"] // self.config["pl_batch_shrink"]
-        images, ws = self.g(self.case["in/z"][:half])
+        images, ws = self.g(self.case["in/z"][:half], None if self.gen_c is None else self.gen_c[:half])
         mean, noise = self.case["in/pl_mean_before"], self.case["in/pl_noise_raw"]
         self.pl = losses.path_length(images, ws, mean, noise, self.config["pl_decay"])
         return self.pl.penalty * self.config["pl_weight"]
 
     def dmain(self) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            fakes = self.g(self.case["in/z"]).images
-        fake, _ = self.d(fakes)
-        real, _ = self.d(self.case["in/real_img"])
+            fakes = self.g(self.case["in/z"], self.gen_c).images
+        fake, _ = self.d(fakes, self.gen_c)
+        real, _ = self.d(self.case["in/real_img"], self.real_c)
         return LOGISTIC.d_fake(fake) + LOGISTIC.d_real(real), fake, real
 
     def dreg(self) -> tuple[Tensor, Tensor, Tensor]:
         images = self.case["in/real_img"].requires_grad_()
-        logits, _ = self.d(images)
+        logits, _ = self.d(images, self.real_c)
         penalty = losses.r1_penalty(images, logits)
         return penalty * (self.config["r1_gamma"] / 2), penalty, logits
 
     def norms(self, net: nn.Module, loss: Tensor) -> dict[str, Tensor]:
         return {k: v.norm() for k, v in gradients(loss, dict(net.named_parameters())).items()}
+
+
+def labels(case: Case, key: str, classes: int) -> Tensor | None:
+    """Class numbers [N] of one-hot rows [N, classes]; None where the networks take no labels."""
+    if not classes:
+        assert key not in case, f"{case.name}: {key}, but networks without classes"
+        return None
+    one_hot = case[key]
+    assert one_hot.shape[1] == classes and torch.equal(one_hot, nn.functional.one_hot(one_hot.argmax(1), classes))
+    return one_hot.argmax(1)
 
 
 @pytest.mark.parametrize("case", cases("stylegan2_losses*"))
@@ -76,7 +94,7 @@ class TestPhases:
         """`pl_grads` itself: the lengths alone would not tell its direction."""
         run = Phases(case)
         noise = case["in/pl_noise_raw"]
-        images, ws = run.g(case["in/z"][: len(noise)])
+        images, ws = run.g(case["in/z"][: len(noise)], None if run.gen_c is None else run.gen_c[: len(noise)])
         y = noise / noise[0, 0].numel() ** 0.5
         close(torch.autograd.grad((images * y).sum(), ws)[0], case["out/Greg/pl_grads"], GRADIENT)
 
@@ -120,3 +138,39 @@ class TestPhases:
             lr, betas = losses.lazy_adam(lr, (beta1, beta2), int(interval))
             rows.append([lr, *betas])
         close(torch.tensor(rows, dtype=torch.float64), case["out/adam/lr_beta1_beta2"], EXACT)
+
+
+@pytest.mark.parametrize("of_g", cases("stylegan2_g_cond*"))
+@pytest.mark.parametrize("of_d", cases("stylegan2_d_cond*"))
+def test_a_conditional_file_is_read_with_its_labels(of_g: Case, of_d: Case, tmp_path: Path) -> None:
+    """A file as the README describes one, from recorded conditional networks; what is expected comes from these, each
+    asked with the class numbers that the file's one-hot rows stand for. Other labels give other numbers."""
+    classes, count = of_d.config["c_dim"], 4
+    gen, real = torch.arange(count) % classes, (torch.arange(count) + 1) % classes
+    g, d = generator(of_g.config, of_g.group("sd/")).train(), discriminator(of_d.config, of_d.group("sd/")).train()
+    g.noise, z = "const", torch.randn(count, of_g.config["z_dim"], generator=torch.Generator().manual_seed(0))
+    images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    logits = d(g(z, gen).images, gen)[0]
+    config = {
+        "G": of_g.config,
+        "D": of_d.config,
+        "batch": count,
+        "pl_batch_shrink": 2,
+        "pl_weight": 2,
+        "pl_decay": 0.01,
+    }
+    one_hot = {k: nn.functional.one_hot(v, classes).float() for k, v in (("gen_c", gen), ("real_c", real))}
+    inputs = {"z": z, "real_img": images, "pl_mean_before": torch.tensor(0.3), "pl_noise_raw": images[:2], **one_hot}
+    tensors = {f"sd/G/{k}": v for k, v in of_g.group("sd/").items()}
+    tensors |= {f"sd/D/{k}": v for k, v in of_d.group("sd/").items()} | {f"in/{k}": v for k, v in inputs.items()}
+    path = tmp_path / "stylegan2_losses_cond.safetensors"
+    save_file({k: v.clone() for k, v in tensors.items()}, path, {"config": json.dumps(config | {"r1_gamma": 10})})
+    run = Phases(Case(path))
+    torch.testing.assert_close(run.gmain()[1], logits)
+    run = Phases(Case(path))
+    with torch.no_grad():
+        torch.testing.assert_close(run.dmain()[2], d(images, real)[0])
+        assert not torch.allclose(d(images, real)[0], d(images, gen)[0], rtol=1e-3)
+    assert run.greg().isfinite().all() and run.dreg()[0].isfinite().all()
+    run.real_c = run.gen_c
+    assert not torch.allclose(run.dmain()[2], d(images, real)[0], rtol=1e-3)

@@ -85,6 +85,19 @@ def test_kernel_distance_is_unbiased():
     assert 20 <= (values < 0).sum() <= 90
 
 
+@pytest.mark.parametrize(("n", "m"), [(40, 60), (60, 40), (2, 31), (50, 50)])
+def test_kernel_distance_of_samples_of_any_two_sizes(n, m):
+    """Each mean is over its own number of pairs, and 0 is expected where both come from one distribution."""
+    first, second = features(n, seed=1).astype(float), features(m, seed=2).astype(float) + 0.3
+    kernel = [[[(float(a @ b) / a.size + 1) ** 3 for b in y] for a in x]
+              for x, y in ((first, first), (second, second), (first, second))]  # fmt: skip
+    xx, yy = (np.mean([k[i][j] for i in range(len(k)) for j in range(len(k)) if i != j]) for k in kernel[:2])
+    assert _distances.kernel_distance(first, second) == pytest.approx(xx + yy - 2 * np.mean(kernel[2]), rel=1e-9)
+    assert _distances.kernel_distance(first, second) == pytest.approx(_distances.kernel_distance(second, first))
+    of_one = [_distances.kernel_distance(features(n, seed=9 * i), features(m, seed=9 * i + 1)) for i in range(200)]
+    assert abs(np.mean(of_one)) <= 4 * np.std(of_one) / 200**0.5, "unbiased"
+
+
 def test_precision_and_recall_of_known_sets():
     line = torch.arange(10.0)[:, None]
     assert torch.equal(precision_recall.radii(line, 1), torch.ones(10))

@@ -106,9 +106,10 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "BATCH_SIZE", 32)
     grey, classes = drawn(1200)
-    told: list[tuple[int, int]] = []
-    name = classifier.fitted(grey, classes, lambda done, total: told.append((done, total)))
-    assert told[-1][0] == told[-1][1] == len(told)
+    steps: list[None] = []
+    name = classifier.named(grey, classes)
+    classifier.ready(name, lambda: steps.append(None))
+    assert len(steps) == 3 * (1000 // 32)
     found = classifier.load(name)
     assert found.accuracy > 0.5 and np.allclose(found.confusion.sum(1), 1)
     with torch.inference_mode():
@@ -116,20 +117,22 @@ def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(monkeypatch: 
     assert found.accuracy == pytest.approx((log_p.argmax(1) == classes[1000:]).mean())
     assert np.allclose(found.confusion, classifier.confusion_of(classes[1000:], classifier.readings(log_p)))
 
-    told.clear()
-    assert classifier.fitted(grey, classes, lambda *_: told.append((0, 0))) == name and not told
+    steps.clear()
+    classifier.ready(classifier.named(grey, classes), lambda: steps.append(None))
+    assert not steps
     other = classes.copy()
     other[0] = (other[0] + 1) % 10
-    assert classifier.key(grey, other) != name != classifier.key(grey[::-1], classes)
+    assert classifier.named(grey, other) != name != classifier.named(grey[::-1], classes)
 
 
 def test_a_spoilt_classifier_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     grey, classes = drawn(600)
-    path: Path = classifier._path(classifier.fitted(grey, classes))
+    name = classifier.named(grey, classes)
+    path: Path = classifier.ready(name)
     whole = path.read_bytes()
     path.write_bytes(whole[:-9] + b"123456789")
-    classifier.fitted(grey, classes)
+    classifier.ready(name)
     assert path.read_bytes() == whole  # of one machine the same to the bit
 
 
@@ -153,7 +156,7 @@ def test_what_it_can_not_count_is_one_line() -> None:
 def test_planted_samplers_of_held_out_reals(capsys: pytest.CaptureFixture[str]) -> None:
     """Stacks of the 10,000 images that neither the classifier nor its confusion saw, k modes of them."""
     grey, classes, _ = _fashion_files.read(None, "train", expect_full=True)
-    judge = classifier.load(classifier.fitted(_fashion_files.sized(grey, "pad2")[:, 0], classes))
+    judge = classifier.load(classifier.named(_fashion_files.sized(grey, "pad2")[:, 0], classes))
     unseen, true, _ = _fashion_files.read(None, "test", expect_full=True)
     with torch.inference_mode():
         images = torch.from_numpy(_fashion_files.sized(unseen, "pad2"))

@@ -44,8 +44,7 @@ def told(folder: Path, name: str):
     (home,) = (folder / name / "trials").iterdir()
     result = json.loads((home / "result.json").read_text())
     saved = checkpoint.load_latest(home / "checkpoints")
-    # w_avg is a mean over the latents a process itself has drawn.
-    weights = {k: v.tolist() for k, v in saved.tensors.items() if not k.endswith("w_avg")}
+    weights = {k: v.tolist() for k, v in saved.tensors.items() if not k.startswith("places/")}
     series = {k: v for k, v in result["series"].items() if not k.startswith("system/")}
     return result["status"], result["metrics"], series, weights
 

@@ -208,6 +208,28 @@ def test_stop_from_another_terminal_and_resume(short):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_hangup_is_told_to_every_process_and_all_is_saved(short, number):
+    trials = [{"name_": "a", "steps": 2000, "step_s": 0.02}]
+    driver = start(short, trials)
+    until(lambda: any(r.get("nimg", 0) > 20 for r in told(short)))
+    if number == signal.SIGHUP:  # by the shell, and by the system
+        os.killpg(driver.pid, number)
+        os.killpg(driver.pid, number)
+    else:
+        driver.send_signal(number)
+        driver.send_signal(number)
+    code, out, err = end(driver)
+    assert (code, out, err) == (130, "", "")
+    home = short / "trials" / entry(**trials[0]).id
+    assert words(short) == {"a": "interrupted"} and read_state(home)["state"] == "interrupted"
+    assert (home / "attempt").read_text() == "1", "its process lived to save"
+    saved = json.loads((home / "checkpoints" / "latest.json").read_text())["nimg"]
+    assert len(points(short, **trials[0])) == saved > 20
+    until(lambda: not strays(short), 30)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("auth", ["disabled", "token"])
 def test_a_cluster_of_three_nodes_loses_one(short, auth):
     with nodes(short, (1, 0), (2, 1), (2, 1), auth=auth) as cluster:

@@ -111,11 +111,22 @@ def test_out_of_memory_gets_one_larger_share():
     assert play(Simulated(1, {"big": [(1, "oom")]}, biggest=SHARE))[0] == {"big": "oom"}
 
 
-def test_one_that_makes_no_sign_is_killed_and_the_rest_goes_on():
+def test_one_that_makes_no_sign_is_lost_like_any_other_and_the_rest_goes_on():
     pool = Simulated(1, {"hangs": [(1e9, "done")], "next": [(5, "done")]}, silent={"hangs"})
-    words, told = play(pool, Run(hang_s=30))
-    assert words == {"hangs": "hung", "next": "done"} and pool.starts["hangs"] == 1
-    assert starts(pool, "next")[0] == pytest.approx(30, abs=2)
+    words, told = play(pool, Run(hang_s=30, retries=2))
+    assert words == {"hangs": "hung", "next": "done"} and pool.starts["hangs"] == 3
+    assert starts(pool, "next")[0] == pytest.approx(30, abs=2), "while the other waits for its second chance"
+    said = [r["message"] for id, word, r in told if id == "hangs" and "message" in r]
+    assert said[0].startswith("no sign of life for 30 s; retry 1 of 2") and said[-1].endswith("lost 3 times")
+
+
+def test_one_that_hung_once_is_done_in_the_end():
+    class Thawing(Simulated):
+        def progress(self):
+            return {id: (0 if self.starts[id] == 1 else n, r) for id, (n, r) in super().progress().items()}
+
+    pool = Thawing(1, {"hangs": [(1e9, "done"), (50, "done")]})
+    assert play(pool, Run(hang_s=30))[0] == {"hangs": "done"} and pool.starts["hangs"] == 2
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -157,7 +168,7 @@ def test_the_first_stop_lets_trials_save_the_second_does_not():
 def test_a_full_disk_stops_the_matrix():
     class Full(Simulated):
         def wait(self, timeout_s):
-            return [(id, e._replace(fatal=e.word == "failed")) for id, e in super().wait(timeout_s)]
+            return [(id, e._replace(fatal=int(e.word == "failed"))) for id, e in super().wait(timeout_s)]
 
     pool = Full(2, {"a": [(5, "failed")], "b": [(1e9, "done")], "c": [(1, "done")]})
     assert play(pool)[0] == {"a": "failed", "b": "interrupted", "c": "interrupted"}

@@ -17,7 +17,7 @@ from harness.evaluation import evaluate
 from harness.experiment.schema import parse
 from harness.experiment.spec import Eval, Plugin
 from harness.method.generator import SpatialGenerator
-from harness.report import names, page, tables
+from harness.report import latex, names, page, tables
 from harness.report.collect import collect
 from harness.report.names import Name
 from harness.tracking.mirror import Mirror
@@ -148,7 +148,7 @@ def test_a_metric_from_outside_heads_a_table_and_everything_drawn_from_it(tmp_pa
     rep = collect(exp, tmp_path)
     t = rep.tables[0]
     assert [m.name for m in t.headline] == ["mean_gap", "di"]
-    assert "Mean gap ↓" in tables.grid(t).header and "Mean gap" in tables.latex(t)
+    assert "Mean gap ↓" in tables.grid(t).header and "Mean gap" in latex.latex(t)
     assert t.headline[0].cells["cifar10_unconditional", "align"].paper is None  # it does not say that it is the paper's
     assert t.headline[1].cells["cifar10_unconditional", "align"].paper is not None
     assert "DI against Mean gap" in page.html(rep)

@@ -67,7 +67,7 @@ def test_page_has_tables_curves_and_pictures(html):
     arms = 5 + 3 + 3 + 3
     assert outline.tags["img"] == arms * grounds.MOST_SNAPSHOTS
     assert len(re.findall(r"<img[^>]* hidden", html)) == arms * (grounds.MOST_SNAPSHOTS - 1)
-    for text in ("replicated", "paper 8.36", "1 of 2 seeds: missing", "0123abcd4567", "last 5:"):
+    for text in ("replicated", "paper 8.36", "seeds: 1 of 2: missing", "0123abcd4567", "last 5:"):
         assert text in html
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from harness.errors import UserError
 from harness.experiment import files
-from harness.report import page, tables
+from harness.report import latex, page, tables
 from harness.report.collect import collect
 from harness.report.write import write
 from tests import fake_results as fake
@@ -93,8 +93,10 @@ def test_states_are_shown_never_as_numbers(tmp_path):
     t = rep.tables[0]
     assert cell(t, "fid50k_full", "align").summary is None
     assert cell(t, "fid50k_full", "align").waiting == ("diverged", "running 25%", "failed")
-    assert cell(t, "fid50k_full", "align").verdict.word == "not run"
-    for text in (tables.markdown(t), tables.latex(t), tables.cells_csv(t), tables.results_csv(rep)):
+    align = cell(t, "fid50k_full", "align")
+    assert align.counts == align.pairs == (3, 0, 1, 1) and align.counts.missing == 1
+    assert tables.verdict(align) == "inconclusive (0 of 3 pairs: 1 diverged, 1 failed, 1 missing)"
+    for text in (tables.markdown(t), latex.latex(t), tables.cells_csv(t), tables.results_csv(rep)):
         assert "98765" not in text
     assert "disk full" in tables.results_csv(rep)
 
@@ -103,9 +105,9 @@ def test_fewer_seeds_than_planned_say_so(tmp_path):
     fill(tmp_path, {"baseline": [24.0, 23.0], "align": [17.0]})
     t = only_table(tmp_path)
     rows = {row[0]: row for row in tables.grid(t).rows}
-    assert rows["Baseline"][1:3] == ("2 of 3: missing", "23.50 ± 6.35 (2 of 3)")
-    assert rows["+ L_align"][1:3] == ("1 of 3: 2 missing", "17.00 (1 of 3)")  # one seed has no interval
-    assert rows["+ L_align"][3] == "−7.00"
+    assert rows["Baseline"][1:3] == ("2 of 3: missing", "23.50 ± 6.35 (2 of 3: missing)")
+    assert rows["+ L_align"][1:3] == ("1 of 3: 2 missing", "17.00 (1 of 3: 2 missing)")  # one seed has no interval
+    assert rows["+ L_align"][3] == "−7.00 (1 of 3: 2 missing)"
 
 
 def test_not_finite_is_no_number_and_is_named(tmp_path):
@@ -173,6 +175,20 @@ def test_mixed_commits_are_named_and_marked(tmp_path):
     assert cell(t, "fid50k_full", "align").mixed
     assert not cell(t, "fid50k_full", "baseline").mixed
     assert "†" in tables.markdown(t)
+
+
+def test_mixed_numbers_of_processes_are_named_and_marked(tmp_path):
+    for arm, world in (("baseline", [1]), ("align", [2])):
+        for t in trials(arm):
+            finish(tmp_path, t, {"fid50k_full": 20.0}, world=[1, 2] if t.seed == 2 and arm == "align" else world)
+    t = only_table(tmp_path)
+    note = next(n for n in t.notes if "mixed world" in n)
+    assert "1 (baseline s0, baseline s1, baseline s2)" in note and "2 (align s0, align s1)" in note
+    assert "1, 2 (align s2)" in note, "begun by one process and gone on with by two"
+    assert cell(t, "fid50k_full", "align").mixed
+    for k in trials("align"):
+        finish(tmp_path, k, {"fid50k_full": 20.0}, world=[1])
+    assert not any("mixed world" in n for n in only_table(tmp_path).notes)
 
 
 def test_pairs_under_different_protocols_are_not_compared(tmp_path):
@@ -312,11 +328,64 @@ def test_cells_csv_and_latex_are_well_formed(tmp_path):
     rows = list(csv.DictReader(io.StringIO(tables.cells_csv(t))))
     assert len(rows) == 6 * len(t.metrics)
     assert all(None not in r and "" not in r for r in rows)
-    latex = tables.latex(t)
-    body = [line for line in latex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    text = latex.latex(t)
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {line.count("&") for line in body} == {4}
-    assert not re.search(r"(?<!\\)_(?!\{)", latex.split("\\midrule")[1].split("\\bottomrule")[0])
-    assert latex.isascii()
+    assert not re.search(r"(?<!\\)_(?!\{)", text.split("\\midrule")[1].split("\\bottomrule")[0])
+    assert text.isascii()
+
+
+def unescaped(text):
+    """What LaTeX prints of a text, and whatever is left that it would take for a command."""
+    printed = {text: sign for sign, text in latex.SIGNS.items() if sign not in "−–"}
+    pattern = "|".join(sorted(map(re.escape, printed), key=len, reverse=True))
+    return re.sub(pattern, lambda m: printed[m[0]], text), re.sub(pattern, "", text)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        r"a\b",
+        r"\input{x}",
+        "a~b",
+        "x^2",
+        "a<b>c",
+        "50 % & more",
+        "$5 #1 _a_ {b}",
+        'say "so" `now`',
+        "±0 → 1 ≤ 2 ×3",
+        "|a|",
+    ],
+)
+def test_every_label_is_printed_as_it_is_written(label):
+    text = latex.written(label)
+    printed, rest = unescaped(text)
+    assert printed == label and not set(rest) & set('\\~^<>%&$#_{}|"')
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "a\r\nb", "a\tb\x0bc", "a\n\\end{tabular}\n%"])
+def test_a_line_break_in_a_name_breaks_no_table(tmp_path, label):
+    table = dataclasses.replace(TABLE, title=label, labels={**TABLE.labels, "sel": label})
+    fill(tmp_path, {"baseline": [24.0, 23.0, 25.0], "sel": [20.0, 21.0, 22.0]})
+    t = only_table(tmp_path, table)
+    lines = latex.latex(t).splitlines()
+    plain = latex.latex(only_table(tmp_path)).splitlines()
+    assert len(lines) == len(plain) and [line.count(" & ") for line in lines] == [line.count(" & ") for line in plain]
+    assert sum(r"\end{tabular}" in line and not line.startswith("%") for line in lines) == 1
+    rows = [line for line in tables.markdown(t, notes=False).splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {rows[0].count("|")}
+
+
+def test_the_column_names_whom_an_arm_is_compared_with(tmp_path):
+    arms = {"none": (), "align": ("sel", "align")}
+    table = fake.table(settings={"cifar10_unconditional": {}}, arms=arms, labels={"none": "plain GAN"})
+    for arm, value in (("none", 20.0), ("align", 18.0)):
+        for t in table.cells["cifar10_unconditional", arm]:
+            finish(tmp_path, t, {"fid50k_full": value + t.seed})
+    rep = collect(fake.experiment(table), tmp_path)
+    assert "vs plain GAN" in tables.grid(rep.tables[0]).header
+    html = page.html(rep)
+    assert "difference to plain GAN" in html and "the baseline" not in html
 
 
 def test_note_fits_mlflow(tmp_path):

@@ -1,6 +1,7 @@
 """Statistics against scipy, hand-computed cases and simulation."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +165,18 @@ def test_simulated_rate_of_false_replication_precisely(n):
     for sd in (0.5, 2.0):
         hits = sum(st.verdict(list(d), -1.0).word == "replicated" for d in rng.normal(0.0, sd, (runs, n)))
         assert hits / runs <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / runs)
+
+
+def test_the_docs_say_how_many_patterns_are_drawn():
+    """And from how many pairs on: docs/verdicts.md is what a stranger computes by."""
+    text = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
+    power = str(st.DRAWS.bit_length() - 1).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    assert 1 << (st.DRAWS.bit_length() - 1) == st.DRAWS
+    assert f"Above {st.EXACT_PAIRS} pairs 2{power} patterns are drawn" in text
+
+
+def test_a_lost_pair_leaves_the_verdict_open():
+    replicated = [-6.8, -6.7, -6.9, -6.75]
+    assert st.verdict(replicated, -6.8).word == "replicated"
+    assert st.verdict(replicated, -6.8, lost=1) == st.Verdict("inconclusive")
+    assert st.verdict([], -6.8, lost=4).word == "inconclusive" and st.verdict([], -6.8).word == "not run"

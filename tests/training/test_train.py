@@ -1,9 +1,13 @@
 """The loop: arms are paired, interruption leaves no trace, several processes make one step."""
 
+import copy
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from harness.data.batches import batch
+from harness.errors import Diverged, UserError
 from harness.experiment.parse import to_plain
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks
@@ -112,6 +116,24 @@ def test_arms_of_one_seed_are_paired(backbone):
         assert len(reals) == len(other_reals) >= 6 * parts
 
 
+def test_the_rampup_of_ema_counts_the_images_before_the_step():
+    """As the reference does: after the first step the average is G itself; after the next, half of it stays after
+    `rampup` times the images of the first."""
+    trial = tiny.trial("stylegan2", train={"ema_kimg": 20, "ema_rampup": 0.5, "total_kimg": 0.016})
+    upkeep, kept = keeping(8)
+    last = run(trial, upkeep).tensors()
+    for name in (n for n, _ in build(trial, load_data(trial)[0], torch.device("cpu"))[0].named_parameters()):
+        first, second, average = kept[8][f"g/{name}"], last[f"g/{name}"], last[f"g_ema/{name}"]
+        assert torch.equal(kept[8][f"g_ema/{name}"], first)
+        torch.testing.assert_close(average, first.lerp(second, 1 - 0.5 ** (8 / (8 * 0.5))))
+
+
+def test_one_image_has_no_batch_statistics():
+    trial = tiny.trial(backbone={"first_norm": "vector"}, train={"batch_gpu": 1})
+    with pytest.raises(UserError, match="train.batch_gpu: 1: .*batch norm.*2 or more"):
+        build(trial, load_data(trial)[0], torch.device("cpu"))
+
+
 def test_an_absent_variant_is_absent():
     trial = tiny.trial("sn_dcgan", "baseline")
     data, _ = load_data(trial)
@@ -169,6 +191,7 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
     from harness.experiment.schema import plain
     from harness.experiment.spec import Resources, Run
     from harness.store import checkpoint
+    from harness.store.folder import results
 
     class Control:
         def stop(self):
@@ -177,18 +200,83 @@ def test_two_processes_make_the_step_of_one(tmp_path, monkeypatch):
         def report(self, progress):
             pass
 
-    trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032, "pl_weight": 0.0}, eval={"num_fakes": 64})
+    trial = tiny.trial("stylegan2", "align", train={"total_kimg": 0.032}, eval={"num_fakes": 64})
     weights = []
     joined = []
-    monkeypatch.setattr(trials, "team", lambda world, *args: joined.append(world) or ranks.team(world, *args))
+    monkeypatch.setattr(trials, "team", lambda world, *a, **k: joined.append(world) or ranks.team(world, *a, **k))
     for world in (1, 2):
         run_options = plain(Run(resources=Resources(processes=world), device="cpu"))
         folder = tmp_path / str(world)
         assert trials.run(to_plain(trial), folder, run_options, Control()) == "done"
         saved = checkpoint.load_latest(folder / "checkpoints")
-        weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("stats") and "w_avg" not in k})
+        assert [r["world"] for r in results(folder)] == [[world]]
+        weights.append({k: v for k, v in saved.tensors.items() if not k.startswith("places/")})
     assert joined == [1, 2]
     assert_equal(*weights)
+
+
+def one_step(precision, scale=None):
+    """A step after which D takes fakes for real by far, so that G's gradients are small; `scale`: of the losses."""
+    trial = tiny.trial("sn_dcgan", train={"precision": precision, "total_kimg": 0.008})
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+    with torch.no_grad():
+        d.linear.bias += 8
+    state = new_state(g, d, trial.train)
+    if scale is not None:
+        state.scales = {name: torch.amp.GradScaler("cpu", init_scale=scale) for name in state.scales}
+    before = {k: v.clone() for k, v in state.tensors().items()}
+    train(state, trial.train, data, hooks, seed=0, conditional=False, upkeep=lambda state: False)
+    return before, state
+
+
+def test_small_gradients_outlive_float16():
+    """In the first step Adam's first moments are the gradients, times 1 - beta."""
+    moments = {}
+    for precision in ("fp32", "fp16"):
+        _, state = one_step(precision)
+        moments[precision] = torch.cat([of["exp_avg"].flatten() for of in state.opt_g.state.values()])
+    error = (moments["fp16"] - moments["fp32"]).norm() / moments["fp32"].norm()
+    assert error < 0.2, "without a scale it is 1: all of them are 0"
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved():
+    before, state = one_step("fp16", 2.0**60)
+    for name, value in state.tensors().items():
+        if name.startswith(("g/", "d/")) and "running" not in name and "num_batches" not in name and "._" not in name:
+            assert torch.equal(value, before[name]), name
+    assert [s.get_scale() for s in state.scales.values()] == [2.0**59] * 2
+    state.scales["g"].update(0.5)
+    with pytest.raises(Diverged, match="gradients of G's loss are not finite in float16"):
+        upkeep.Upkeep.finite(SimpleNamespace(journal=SimpleNamespace(commit=lambda: None)), state)  # type: ignore[arg-type]
+
+
+def test_scales_are_part_of_a_checkpoint_of_float16_alone():
+    trial = tiny.trial("sn_dcgan", train={"precision": "fp16"})
+    data, _ = load_data(trial)
+    g, d, hooks = build(trial, data, torch.device("cpu"))
+
+    def grown(resume=None):
+        state = new_state(copy.deepcopy(g), copy.deepcopy(d), trial.train)
+        for scale in state.scales.values():
+            scale.set_growth_interval(3)
+        if resume is not None:
+            state.load(resume, 32)
+        upkeep, kept = keeping(32)
+        train(state, trial.train, data, hooks, seed=0, conditional=False, upkeep=upkeep)
+        return state.tensors(), kept
+
+    whole, kept = grown()
+    assert kept[32]["scale/g/scale"] > 2**12 and whole["scale/g/scale"] > kept[32]["scale/g/scale"]
+    assert_equal(grown(kept[32])[0], whole)
+    assert not [k for k in run(tiny.trial(train={"total_kimg": 0.008})).tensors() if k.startswith("scale/")]
+
+
+def test_a_trial_knows_how_many_processes_trained_it():
+    assert trials.worlds(None, 2) == [2]
+    assert trials.worlds({"world": [2], "complete": False}, 1) == [1, 2], "another number went on with it"
+    assert trials.worlds({"world": [2], "complete": True}, 1) == [2], "scored alone"
+    assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

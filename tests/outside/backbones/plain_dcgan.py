@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
 
+MOMENTS = False
+
 
 @dataclass(frozen=True)
 class Options:

@@ -1,0 +1,96 @@
+"""Signs of life: outside of the loop whatever the trial does, in the loop only steps."""
+
+import importlib
+import threading
+import time
+
+import pytest
+
+from harness.experiment.parse import to_plain
+from harness.experiment.schema import plain
+from harness.experiment.spec import Run
+from harness.orchestration.attempt import Control
+from harness.trial import live, run
+from tests import tiny
+
+upkeep_of = importlib.import_module("harness.trial.upkeep").Upkeep
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(live, "BEAT_S", 0.01)
+
+
+def beats(control, wait_s=0.1):
+    """How many come in a while."""
+    before = control.beats
+    time.sleep(wait_s)
+    return control.beats - before
+
+
+def test_only_the_loop_s_own_steps_are_silent():
+    control = Control()
+    seen = {}
+
+    def upkeep(state):
+        seen["upkeep"] = beats(control)
+        return state == "stop"
+
+    with live.Pulse(control) as pulse:
+        assert beats(control) > 1
+        with pulse.silent():
+            time.sleep(0.02)
+            assert beats(control) == 0
+            kept = pulse.outside(upkeep)
+            assert kept("stop") and not kept("go on") and seen["upkeep"] > 1
+            time.sleep(0.02)
+            assert beats(control) == 0
+        assert beats(control) > 1
+    time.sleep(0.02)
+    assert beats(control) == 0
+
+
+def test_what_takes_for_ever_outside_of_the_loop_falls_silent(monkeypatch):
+    monkeypatch.setattr(live, "OUTSIDE_S", 0.05)
+    control = Control()
+    with live.Pulse(control):
+        time.sleep(0.1)
+        assert control.beats and beats(control) == 0
+
+
+def test_a_control_that_takes_no_silence_for_hanging_needs_no_beats():
+    class Plain:
+        def stop(self):
+            return False
+
+        def report(self, progress):
+            pass
+
+    before = set(threading.enumerate())
+    with live.Pulse(Plain()):
+        assert set(threading.enumerate()) <= before
+
+
+def slowly(monkeypatch, module, name, seen, control):
+    """Let a function of a module take a while, and note how many beats came meanwhile."""
+    act = getattr(module, name)
+
+    def slow(*args, **options):
+        seen[name] = beats(control)
+        return act(*args, **options)
+
+    monkeypatch.setattr(module, name, slow)
+
+
+def test_a_trial_beats_wherever_it_is_not_in_its_loop(tmp_path, monkeypatch):
+    control, seen = Control(), {}
+    slowly(monkeypatch, run, "with_data", seen, control)
+    slowly(monkeypatch, run, "load_data", seen, control)
+    slowly(monkeypatch, run, "build", seen, control)
+    slowly(monkeypatch, run.scoring, "of_last", seen, control)
+    slowly(monkeypatch, run, "draw", seen, control)
+    slowly(monkeypatch, run, "costs", seen, control)
+    slowly(monkeypatch, upkeep_of, "sample", seen, control)
+    slowly(monkeypatch, upkeep_of, "save", seen, control)
+    assert run.run(to_plain(tiny.trial()), tmp_path / "t", plain(Run(device="cpu")), control) == "done"
+    assert all(count > 1 for count in seen.values()) and len(seen) == 8
