@@ -6,7 +6,8 @@ is no distance to the other. Grey is repeated to three channels, or is one. The 
 channel has other initial gains, spectral norms and R1 (docs/data.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_c
 from harness.datasets import _fashion_files as _files
 
 EPOCH = 1
+PART = ("max_images",)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ def has_test(options: Options) -> bool:
 def load(options: Options, split: Split = "train") -> ImageSet:
     """60,000 training or 10,000 test images [N, channels, 32, 32] in the files' order."""
     grey, labels, folder = _files.read(options.path, split, options.expect_full)
-    grey, labels = grey[: options.max_images], labels[: options.max_images]
+    part_of = None
+    if options.max_images is not None and options.max_images < len(grey):
+        grey, labels = grey[: options.max_images], labels[: options.max_images]
+        part_of = partial(load, replace(options, max_images=None), split)
     images = with_channels(_files.sized(grey, options.resize), options.channels)
     about = {
         "name": "fashion_mnist",
@@ -54,4 +59,4 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "xflip": options.xflip,
     }
     found = fingerprint(images, labels, options.resize)
-    return ImageSet(images, labels, len(_files.CLASSES), found, about, options.xflip)
+    return ImageSet(images, labels, len(_files.CLASSES), found, about, options.xflip, part_of=part_of)
