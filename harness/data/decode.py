@@ -99,7 +99,7 @@ def _notes(image: Image.Image, turned: bool) -> Iterator[str]:
     profile = image.info.get("icc_profile")
     if profile and b"sRGB" not in profile and "sRGB".encode("utf-16-be") not in profile:
         yield PROFILE
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "is_animated", False):
         yield FRAMES
 
 

@@ -26,6 +26,7 @@ EPOCH = 1
 LATER = (".jfif", ".tif", ".tiff", ".bmp", ".gif")  # formats that were passed over when many a table was written
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", *LATER)
 HIDDEN = "hidden file"
+UNFINISHED = (".part", ".part.json")  # what `data prepare` and downloads leave behind when they are stopped
 MAX_FILE_BYTES = 256 * 2**20
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
@@ -80,7 +81,7 @@ def open_files(path: Path, key: str) -> ImageFiles:
     meta = _table.read_meta(read, tables[0], place) if tables else {}
     labels = _table.read_labels(meta, names, f"{place}: {LABELS}")
     classes = _table.class_names(meta)
-    seen = [n for n in others if not _hidden(n)]
+    seen = [n for n in others if not _hidden(n) and not n.endswith(UNFINISHED)]
     said = _table.unused(seen, meta)
     notes = (*([f"left out: {listed(skipped)}"] if skipped else []), *said)
     folders = _table.Folders(None) if tables else _table.of_folders(names, seen)
@@ -192,8 +193,10 @@ def _kind(name: str) -> str:
     """How a file that is no image by its name is counted; few kinds, whatever names there are."""
     if _hidden(name):
         return HIDDEN
+    if name.endswith(UNFINISHED):
+        return "unfinished file"
     suffix = PurePosixPath(name).suffix.lower()
-    return f"{suffix} file" if suffix[1:].isalpha() and len(suffix) <= 6 else "other file"
+    return f"{suffix} file" if suffix[1:2].isalpha() and suffix[1:].isalnum() and len(suffix) <= 6 else "other file"
 
 
 def _hidden(name: str) -> bool:
