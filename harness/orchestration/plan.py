@@ -130,13 +130,8 @@ def _blank(trial: Trial, resolution: int, classes: int) -> "ImageSet":
 
     from harness.data.imageset import ImageSet
 
-    return ImageSet(
-        np.empty((0, getattr(trial.dataset.options, "channels", 3), resolution, resolution), np.uint8),
-        None,
-        classes,
-        "",
-        {},
-    )
+    channels = getattr(trial.dataset.options, "channels", 3)
+    return ImageSet(np.empty((0, channels, resolution, resolution), np.uint8), None, classes, "", {})
 
 
 def disk(trials: Iterable[Entry]) -> tuple[int, int]:

@@ -103,7 +103,10 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
     return (classes[:, None, None] * 23 + noise).astype(np.uint8), classes
 
 
-def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
     monkeypatch.setattr(classifier, "BATCH_SIZE", 32)
     grey, classes = drawn(1200)
     steps: list[None] = []
@@ -125,7 +128,8 @@ def test_a_classifier_is_made_once_and_judged_on_what_it_never_saw(monkeypatch: 
     assert classifier.named(grey, other) != name != classifier.named(grey[::-1], classes)
 
 
-def test_a_spoilt_classifier_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spoilt_classifier_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     grey, classes = drawn(600)
     name = classifier.named(grey, classes)
