@@ -117,9 +117,15 @@ def prepare(
         labels = None if opened.labels is None else [(entry_name(i), v) for i, v in enumerate(opened.labels[:total])]
         named = {"classes": list(opened.classes)} if opened.classes else {}
         archive.finish({"labels": labels, **named, "prepared": record})
-        begun_anew = archive.begun_anew
+    said = (*archive.begun_anew, *opened.notes, *_lost_classes(opened.labels or [], total))
     changed = [f"{n} of {total} images are {what}" for what, n in sorted(met.items())]
-    return Prepared(out, total, make.resolution, out.stat().st_size, (*begun_anew, *opened.notes, *changed))
+    return Prepared(out, total, make.resolution, out.stat().st_size, (*said, *changed))
+
+
+def _lost_classes(labels: list[int], total: int) -> list[str]:
+    """A note where the first `total` images, which are often sorted by class, leave some classes out."""
+    there, kept = len(set(labels)), len(set(labels[:total]))
+    return [f"{kept} of {there} classes are left; dataset.max_images takes some of each"] if kept < there else []
 
 
 def _recipe(name: str, resolution: Any, filter: Any, crop: Any, max_images: Any) -> Recipe:

@@ -291,6 +291,13 @@ def test_cut_to_the_middle_or_padded_with_black(width: int, height: int, tmp_pat
     assert all(np.array_equal(first.images, other.images) for other in others)
 
 
+def test_classes_that_are_cut_off_are_said(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "a.zip", CATS_DOGS)
+    notes = [prepare("folder", source, tmp_path / f"{n}.zip", max_images=n, workers=1).notes for n in (2, 3)]
+    said = [any("1 of 2 classes are left" in note for note in of_call) for of_call in notes]
+    assert said == [True, False]
+
+
 def test_mixed_sizes_are_cropped_then_resized(tmp_path: Path) -> None:
     files = {f"{k}/{i}.jpg": png(wide(20 + 3 * i, 30 - i, i), format="JPEG") for k in "ab" for i in range(3)}
     first, *others = every_door(files, tmp_path, crop="centre", resolution=16)
