@@ -443,9 +443,11 @@ def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]"
     from harness.experiment.matrix import entries
     from harness.orchestration import recognise
     from harness.store import remote
+    from harness.store.folder import RESULT
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
-    remote.catch_up(args.results, [e.id for e in entries(found.experiment)], console.say)
+    absent = [e.id for e in entries(found.experiment) if not (args.results / "trials" / e.id / RESULT).exists()]
+    remote.catch_up(args.results, absent)
     for line in found.notes:
         console.say(line)
     return found.experiment, found.absent

@@ -15,7 +15,7 @@ def main() -> int:
     modules = sorted(p for p in HERE.glob("*.py") if not p.stem.startswith("_"))
     failed = []
     for path in modules:
-        about = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         print(f"bench.{path.stem}: {about}", flush=True)
         if (
             "--list" not in sys.argv

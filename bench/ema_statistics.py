@@ -161,8 +161,8 @@ def main() -> int:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     del told["env"]["argv"]
-    args.out.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(table(told))
+    args.out.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    args.out.with_suffix(".md").write_text(table(told), encoding="utf-8")
     print(table(told))
     return 0
 

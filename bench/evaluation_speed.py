@@ -155,7 +155,7 @@ def run(who: str, count: int, device: str, weights: Path, batch: int) -> Numbers
 
 def peak_mib() -> float:
     """The largest resident size of this process. `getrusage` would count its parent's, from before the exec."""
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    (line,) = (x for x in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
@@ -202,7 +202,7 @@ def say(text: str) -> None:
 
 def measured(todo: list[tuple[str, int, int]], notes: Path, head: Numbers, weights: Path) -> list[Numbers]:
     """Every run of `todo`; those that `notes` hold, made under the same `head`, are not made again."""
-    kept = json.loads(notes.read_text()) if notes.exists() else {}
+    kept = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
     runs: list[Numbers] = kept["runs"] if kept.get("head") == head else []
     for i, (who, count, turn) in enumerate(todo):
         at = {"who": who, "count": count, "round": turn}
@@ -217,7 +217,7 @@ def measured(todo: list[tuple[str, int, int]], notes: Path, head: Numbers, weigh
                 raise SystemExit(f"{what}: ended with {done.returncode}; the same command goes on from here")
             found = {**at, **json.loads(done.stdout.splitlines()[-1])}
             runs.append(found)
-            notes.write_text(json.dumps({"head": head, "runs": runs}))
+            notes.write_text(json.dumps({"head": head, "runs": runs}), encoding="utf-8")
         say(f"{what}: {found['seconds']:.1f} s, peak {found['peak_mib']:.0f} MiB")
     asked = [{"who": w, "count": n, "round": t} for w, n, t in todo]
     return [r for r in runs if any(at.items() <= r.items() for at in asked)]
@@ -293,13 +293,13 @@ SECTIONS: dict[str, tuple[str, Callable[[Numbers], str]]] = {
 
 def write(out: Path, parts: dict[str, Numbers]) -> None:
     path = out / "evaluation.json"
-    every = {**(json.loads(path.read_text()) if path.exists() else {}), **parts}
-    path.write_text(json.dumps(every, indent=1) + "\n")
+    every = {**(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}), **parts}
+    path.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
     texts = [f"## {title}\n\n{text(every[name])}" for name, (title, text) in SECTIONS.items() if name in every]
     (out / "evaluation.md").write_text(
-        "\n".join(["# Scoring: cost and error\n", "`python -m bench.evaluation_speed`\n", *texts])
+        "\n".join(["# Scoring: cost and error\n", "`python -m bench.evaluation_speed`\n", *texts]), encoding="utf-8"
     )
-    say((out / "evaluation.md").read_text())
+    say((out / "evaluation.md").read_text(encoding="utf-8"))
 
 
 def main() -> None:

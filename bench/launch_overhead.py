@@ -45,7 +45,7 @@ run: {{device: cpu, resources: {{cpus: {cpus}}}}}
 
 def noop(config: dict[str, Any], folder: Path, run: dict[str, Any], control: Control, attempt: int) -> str:
     """A trial that only leaves a result."""
-    (folder / "result.json").write_text('{"status": "done"}')
+    (folder / "result.json").write_text('{"status": "done"}', encoding="utf-8")
     return "done"
 
 
@@ -68,7 +68,9 @@ class Launched:
 
         def finished(entry: Entry) -> str | None:
             try:
-                return str(json.loads((results / "trials" / entry.id / "result.json").read_text())["status"])
+                return str(
+                    json.loads((results / "trials" / entry.id / "result.json").read_text(encoding="utf-8"))["status"]
+                )
             except OSError:
                 return None
 
@@ -103,12 +105,14 @@ def finished_matrix(number: int) -> dict[str, float]:
     with experiment(1, 0.064) as (folder, todo, run):
         results = folder / "results"
         Launched(todo, results, run, "harness.trial.run:run")
-        made = json.loads((results / "trials" / todo[0].id / "result.json").read_text())
+        made = json.loads((results / "trials" / todo[0].id / "result.json").read_text(encoding="utf-8"))
         seeds = f"seeds=[{', '.join(map(str, range(number)))}]"
         for entry in entries(files.load(folder / "overhead.yaml", [seeds])):
             home = results / "trials" / entry.id
             home.mkdir(exist_ok=True)
-            (home / "result.json").write_text(json.dumps({**made, "id": entry.id, "config": to_plain(entry.trial)}))
+            (home / "result.json").write_text(
+                json.dumps({**made, "id": entry.id, "config": to_plain(entry.trial)}), encoding="utf-8"
+            )
         command = [sys.executable, "cli.py", "matrix", str(folder / "overhead.yaml"), "--set", seeds]
         command += ["--results", str(results), "--tracking-uri", "off"]
         began = time.perf_counter()
@@ -125,7 +129,7 @@ def experiment(seeds: int, kimg: float) -> Iterator[tuple[Path, list[Entry], Run
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "overhead.yaml")
         numbers = ", ".join(map(str, range(seeds)))
-        path.write_text(TRAINING.format(seeds=numbers, kimg=kimg, cpus=cores()))
+        path.write_text(TRAINING.format(seeds=numbers, kimg=kimg, cpus=cores()), encoding="utf-8")
         loaded = files.load(path)
         yield Path(folder), list(entries(loaded)), loaded.run
 
@@ -176,7 +180,7 @@ def to_first_step() -> float:
         driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         state = folder / "trials" / todo[0].id / "state.json"
         try:
-            while not (state.exists() and json.loads(state.read_text())["nimg"]):
+            while not (state.exists() and json.loads(state.read_text(encoding="utf-8"))["nimg"]):
                 assert driver.poll() is None, "the driver ended before its first step"
                 time.sleep(0.02)
             return round(time.perf_counter() - began, 2)
@@ -221,8 +225,8 @@ def main() -> None:
         print(found, file=sys.stderr)
     found |= finished_matrix(max(args.trials))
     found |= added_per_trial(args.trainings, args.kimg)
-    OUT.write_text(json.dumps(found, indent=1) + "\n")
-    OUT.with_suffix(".md").write_text(describe(found))
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    OUT.with_suffix(".md").write_text(describe(found), encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

@@ -170,8 +170,8 @@ def main() -> None:
     found: dict[str, Any] = {"env": environment(device), "clock": args.clock, "settings": {}}
     for setting in chosen:
         found["settings"][setting] = measure(setting, args.rounds, args.steps, clock, device)
-    args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(table(found))
+    args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    args.out.with_suffix(".md").write_text(table(found), encoding="utf-8")
     print(table(found))
 
 

@@ -195,7 +195,7 @@ def main() -> None:
     )
     args = p.parse_args()
     text = report(args.gpus, args.unmeasured)
-    OUT.write_text(text)
+    OUT.write_text(text, encoding="utf-8")
     print(text)
 
 

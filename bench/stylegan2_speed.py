@@ -150,9 +150,9 @@ def save(rows: list[dict[str, Any]]) -> None:
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    old = json.loads(path.read_text()) if path.exists() else []
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     kept = {tuple(r[k] for k in CASE): r for r in [*old, *({**r, **origin} for r in rows)]}
-    path.write_text("[\n" + ",\n".join(map(json.dumps, kept.values())) + "\n]\n")
+    path.write_text("[\n" + ",\n".join(map(json.dumps, kept.values())) + "\n]\n", encoding="utf-8")
     lines = [
         "# StyleGAN2: images per second and peak memory of whole training iterations\n",
         "`python bench/stylegan2_speed.py --save` (see its head); median over rounds, each a process of its own.\n",
@@ -165,7 +165,7 @@ def save(rows: list[dict[str, Any]]) -> None:
             f"| {r['precision']} | {r['profile']} | {r['arm']} | {r['images_per_s']:.2f} | {r['best']:.2f} "
             f"| {r['cpu_s']:.3f} | {r['peak_mib']:.0f} | {r['commit']} |"
         )
-    (HERE / "stylegan2_speed.md").write_text("\n".join(lines) + "\n")
+    (HERE / "stylegan2_speed.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main() -> None:
     env = environment(device)
     about = {"commit": env["commit"], "torch": env["versions"]["torch"], "clock": args.clock, "steps": args.steps}
     about |= {"machine": f"{name if name != 'cpu' else env['machine']['cpu']}, {cores()} cores"}
-    rows: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
+    rows: list[dict[str, Any]] = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
     for t in distinct(args.experiments):
         trial.prepare_device(Run(Resources(cpus=args.threads), device="cuda" if device.type == "cuda" else "cpu"), t)
         longer = files.override(to_plain(t), ["train.total_kimg=1.0e+9"], "bench")
@@ -82,7 +82,7 @@ def main() -> None:
         variants = " + ".join(row["shape"]["variants"]) or "baseline"
         side = row["shape"]["resolution"]
         print(f"{t.backbone.name} {side} {variants}: {rate:.1f} images/s", flush=True)
-        args.out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
+        args.out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

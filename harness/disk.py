@@ -42,7 +42,7 @@ def fresh(path: Path) -> BinaryIO:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; empty where there is no such file, or something else in it."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

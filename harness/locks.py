@@ -139,7 +139,7 @@ def _holder(file: BinaryIO) -> str:
     found = os.fstat(file.fileno())
     here = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             words = line.split()
             if words[1] == "FLOCK" and words[5] == here and int(words[4]) > 0:
                 return process(int(words[4]), Path("/proc", words[4]).stat().st_uid)

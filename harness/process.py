@@ -110,7 +110,7 @@ def allowed(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/f
     """Cores' worth of time that the control groups of this process give it, infinite where they set no limit: the
     least of its own group and of all above it (https://docs.kernel.org/admin-guide/cgroup-v2.html, `cpu.max`)."""
     try:
-        lines = groups.read_text().splitlines()
+        lines = groups.read_text(encoding="utf-8").splitlines()
     except OSError:
         return math.inf
     found = [math.inf]
@@ -128,9 +128,9 @@ def allowed(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/f
 def _quota(group: Path) -> float:
     """The limit of one control group, of either version."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         return math.inf if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        quota_us = int((group / "cpu.cfs_quota_us").read_text())
-        return quota_us / int((group / "cpu.cfs_period_us").read_text()) if quota_us > 0 else math.inf
+        quota_us = int((group / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        return quota_us / int((group / "cpu.cfs_period_us").read_text(encoding="utf-8")) if quota_us > 0 else math.inf
     return math.inf

@@ -86,7 +86,7 @@ def two_nodes(folder: Path) -> Iterator[dict[str, str]]:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int((folder / pid).read_text()), signal.SIGTERM)
         # In place: in a container the file itself is mounted.
-        HOSTS.write_text("".join(line for line in HOSTS.open() if line.strip() != ours))
+        HOSTS.write_text("".join(f"{line}\n" for line in HOSTS.read_text().splitlines() if line.strip() != ours))
 
 
 def _await_empty_queue(env: dict[str, str], limit_s: float = 30) -> None:

@@ -226,3 +226,21 @@ def test_a_first_line_comes_before_torch(verb, tmp_path):
     assert done.returncode == 0, done.stderr
     said = done.stdout.split("\n")
     assert said[0].startswith("smoke: ") and "TORCH" in said[1:]
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_day():
+    """A file means the same under every locale: who opens text says UTF-8."""
+    loose = []
+    for path in (*(ROOT / "harness").rglob("*.py"), ROOT / "cli.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            text = node.func.attr in ("read_text", "write_text") or (
+                node.func.attr == "open"
+                and bool(node.args)
+                and isinstance(node.args[0], ast.Constant)
+                and node.args[0].value in ("r", "w", "a", "x")
+            )
+            if text and "encoding" not in {k.arg for k in node.keywords}:
+                loose.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not loose

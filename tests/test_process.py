@@ -99,8 +99,16 @@ def test_nothing_counts_the_machine_s_cores():
 # ── signals ──────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def terminal():
+    """A hangup ends this process and its children, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", process.ENDING)
-def test_every_ending_signal_goes_to_the_handler_and_back(number):
+def test_every_ending_signal_goes_to_the_handler_and_back(number, terminal):
     before, seen = signal.getsignal(number), []
     with process.on_ending(lambda number, _: seen.append(number)):
         os.kill(os.getpid(), number)
@@ -121,7 +129,7 @@ def test_a_hangup_that_is_ignored_stays_so_and_ctrl_c_does_not():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_verb_ends_in_order_by_any_of_them(number):
+def test_a_verb_ends_in_order_by_any_of_them(number, terminal):
     code = (
         "import time; from harness import process; process.end_as_by_ctrl_c()\n"
         "try: print('ready', flush=True); time.sleep(60)\n"

@@ -67,7 +67,7 @@ class ResumableZip:
             who = locks.user(os.fstat(self._file.fileno()).st_uid)
             raise UserError(f"--out: {self._part}: belongs to {who}, who lets nobody else write it; {REMEDY}")
         try:
-            job = json.loads(self._job_file.read_text())
+            job = json.loads(self._job_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             job = None  # killed before the first image
         infos = _whole_entries(self._file) if job is not None else []

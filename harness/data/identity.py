@@ -60,7 +60,7 @@ def remembered(stamp: tuple[str, float], find: Callable[[], str]) -> str:
     """What `find` finds, kept under a stamp: a text, and when the newest of what it stands for changed."""
     note = cache_folder() / "identities" / stamp[0]
     with contextlib.suppress(OSError):
-        return note.read_text()
+        return note.read_text(encoding="utf-8")
     found = find()
     if time.time() - stamp[1] > FRESH_S:
         with contextlib.suppress(OSError):  # without a cache it is read again

@@ -35,7 +35,7 @@ def load(key: str, shape: tuple[int, ...]) -> Cached | None:
     """
     pixels, sidecar = _paths(key)
     try:
-        record = json.loads(sidecar.read_text())
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
         if record["shape"] != list(shape) or pixels.stat().st_size != int(np.prod(shape, dtype=np.int64)):
             return None
         images = np.memmap(pixels, np.uint8, "r", shape=shape)

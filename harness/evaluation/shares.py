@@ -102,7 +102,7 @@ def _plain(network: Network) -> Network:
 
 def _work(pipe: Any, plugins: Any, packed: bytes, run: range, device: str, threads: int) -> None:
     """What one process does: its run of batches, saying how far it is."""
-    process.end_with_parent()
+    process.end_with_parent(*process.ENDING)
     torch.set_num_threads(threads)
     outside.unpack(plugins)  # before the networks: their classes may come from there
     job: Job = pickle.loads(packed)

@@ -148,7 +148,7 @@ def stated(module: str) -> int:
     """The EPOCH that a module's file states, read without loading it."""
     spec = find_spec(module)
     assert spec and spec.origin
-    found = re.search(r"^EPOCH = (\d+)\b", Path(spec.origin).read_text(), re.MULTILINE)
+    found = re.search(r"^EPOCH = (\d+)\b", Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE)
     assert found, f"{module} states no EPOCH"
     return int(found[1])
 
@@ -158,7 +158,7 @@ def _of_case(module: str, case: str) -> int:
     """The EPOCH_<CASE> that a module's file states, 1 where it states none, read without loading it."""
     spec = find_spec(module)
     assert spec and spec.origin
-    found = re.search(rf"^EPOCH_{case} = (\d+)\b", Path(spec.origin).read_text(), re.MULTILINE)
+    found = re.search(rf"^EPOCH_{case} = (\d+)\b", Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE)
     return int(found[1]) if found else 1
 
 

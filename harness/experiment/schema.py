@@ -101,8 +101,9 @@ def _scalar(kind: Any, value: object, place: str) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
-        mantissa, _, exponent = value.partition("e")
-        fixed = f"{float(mantissa)}e{exponent}" if exponent else re.sub(r"^([-+]?)0+(?=\d)", r"\1", value)
+        mantissa, _, exponent = value.lower().partition("e")
+        signed = exponent if exponent[:1] in ("+", "-") else f"+{exponent}"
+        fixed = f"{float(mantissa)}e{signed}" if exponent else re.sub(r"^([-+]?)0+(?=\d)", r"\1", value)
         raise UserError(f"{place}: {value!r} is text in YAML 1.1; write {fixed} without quotes")
     cure = ""
     if kind is Path and value is None:

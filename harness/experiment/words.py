@@ -35,7 +35,7 @@ class Word(str):
         if not self.misread:
             return f"YAML 1.1 reads it as {shown(self.value)}"
         digits = DIGITS.fullmatch(self)
-        right = digits[1] + digits[2] if digits else shown(self.value)
+        right = digits[1] + digits[2].lstrip("_") if digits else shown(self.value)
         return f"YAML 1.1 reads it as {shown(self.value)}; write {right}"
 
     def __reduce__(self) -> tuple[type["Word"], tuple[str, Any]]:  # for copies

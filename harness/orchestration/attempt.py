@@ -138,7 +138,7 @@ def _in_scratch(work: Work, config: dict[str, Any], folder: Path, run: dict[str,
                 with pulse.silent():
                     return work(config, home, run, control, n)
             except Exception:
-                (home / "traceback.txt").write_text(redact(traceback.format_exc()))
+                (home / "traceback.txt").write_text(redact(traceback.format_exc()), encoding="utf-8")
                 if ours():
                     store.put(home / "traceback.txt", f"{under}/traceback.txt")
                 raise
@@ -154,7 +154,7 @@ def failure(e: Exception, folder: Path, number: int) -> Ended:
     if is_full(e):  # no fault of the trial, which goes on from its checkpoint when there is room
         return Ended("interrupted", f"{text}; make room, then give the same command again", fatal=1)
     with contextlib.suppress(OSError):
-        (folder / "traceback.txt").write_text(redact("".join(traceback.format_exception(e))))
+        (folder / "traceback.txt").write_text(redact("".join(traceback.format_exception(e))), encoding="utf-8")
     return Ended("oom" if out_of_memory(e) else "failed", text)
 
 

@@ -157,7 +157,7 @@ def supersede(results: Path, id: str) -> None:
 def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
     """Whether the trained networks are there (at a URL: said to be), so that scoring trains nothing."""
     try:
-        latest = json.loads((folder / "checkpoints" / "latest.json").read_text())
+        latest = json.loads((folder / "checkpoints" / "latest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     here = remote.url() is not None or (folder / "checkpoints" / latest["file"]).exists()

@@ -36,7 +36,7 @@ def recall(results: Path, key: str) -> dict[str, Any] | None:
     """What was noted under `key`, if every file that it depends on is still as it was."""
     for path in results.glob(f"*/{NOTE}"):
         try:
-            note: dict[str, Any] = json.loads(path.read_text())
+            note: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             same = note["key"] == key and all(_version(Path(p)) == version for p, version in note["files"].items())
             if same and all(stamp(Path(p)) == found for p, found in note["data"].items()):
                 return note

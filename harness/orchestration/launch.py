@@ -20,12 +20,11 @@ from harness.orchestration.attempt import Control
 from harness.orchestration.pool import RayPool
 from harness.orchestration.schedule import Ended, Job, Share, Stop, drive
 from harness.store import lease
-from harness.store.folder import LIVELY, note_end, read_state
+from harness.store.folder import ENDED_BADLY, LIVELY, ended_badly, forget_end, note_end, read_state
 from harness.store.folder import finished as of_disk
 
 WORKER = "harness.trial.run:run"
 PROBE = "harness.orchestration.fit:measure"
-ENDED_BADLY = ("failed", "oom", "timeout", "hung")  # tried again only when asked
 Tell = Callable[[str, str, dict[str, Any]], None]
 
 
@@ -68,17 +67,19 @@ def launch(
         jobs = []
         for entry in entries:
             home = results.absolute() / "trials" / entry.id
-            word = finished(entry) or (None if retry_failed else _ended_badly(home))
+            if retry_failed:
+                forget_end(home, entry.trial)
+            word = finished(entry) or (None if retry_failed else ended_badly(home, entry.trial))
             if word:
                 words[entry.id] = word
             else:
                 if read_state(home).get("state") in LIVELY:  # what a driver that was killed left behind
-                    note_end(home, "interrupted", None)
+                    note_end(home, entry.trial, "interrupted", None)
                 jobs.append(Job(entry.id, to_plain(entry.trial), home, Share(0, run.resources.cpus)))
 
         def tell(job: Job, word: str, report: dict[str, Any]) -> None:
             if word in (*ENDED_BADLY, "interrupted"):
-                note_end(job.folder, word, report.get("message"))
+                note_end(job.folder, trials[job.id], word, report.get("message"))
             if word == "done":  # the figures of tables, not those of the last snapshot
                 report = {**report, "latest": _headlines(of_disk(job.folder, trials[job.id]))}
             on_progress(job.id, word, report)
@@ -154,11 +155,6 @@ class _Direct(Control):
 
     def report(self, progress: dict[str, Any]) -> None:
         self._tell(progress)
-
-
-def _ended_badly(folder: Path) -> str | None:
-    word = read_state(folder).get("state")
-    return word if word in ENDED_BADLY else None
 
 
 # ── streams ─────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
 from harness.store import claim, code, remote
-from harness.store.folder import finished
+from harness.store.folder import RESULT, finished
 from harness.tracking.sink import Sink
 from harness.trial.preflight import preflight
 
@@ -76,7 +76,7 @@ def run(
     experiment = known_as.experiment
     claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    remote.catch_up(results, [e.id for e in todo], say)
+    remote.catch_up(results, [e.id for e in todo if not (results / "trials" / e.id / RESULT).exists()])
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
@@ -113,6 +113,7 @@ def run(
         finally:
             if sink and sink.behind:
                 say(f"MLflow lacks {sink.behind} bytes ({sink.problem}); later: the same command, or sync")
+    remote.catch_up(results, [e.id for e in todo if e.id not in known])
     report = reading.collect(experiment, results)
     written = write(report, results)
     books = tuple((results / experiment.name).glob("tracking-*.json"))

@@ -104,7 +104,7 @@ def _hashable(shape: Mapping[str, Any]) -> dict[str, Any]:
 def measured(path: Path = THROUGHPUT) -> list[Record]:
     """The records of throughput.json; none where the file is missing. UserError where it is broken."""
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         return [
             Record(
                 _hashable(r["shape"]), r["device"], float(r["images_per_s"]), f"measured: {r['machine']}, {r['commit']}"
@@ -122,7 +122,7 @@ def finished_here(results: Path) -> list[Record]:
     found = []
     for path in sorted((results / "trials").glob("*/result.json")):
         try:
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             trial = parse_trial(result["config"], str(path))
             rate, device = float(result["cost"]["images_per_s"]), str(result["env"]["device"])
         except (OSError, ValueError, KeyError, TypeError, UserError):

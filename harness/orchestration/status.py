@@ -9,7 +9,7 @@ from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
 from harness.report.tables import Grid
 from harness.store import code, lease
-from harness.store.folder import LIVELY, finished, read_state, stored
+from harness.store.folder import LIVELY, ended_badly, finished, read_state, stored
 
 FRESH_S = 60.0  # a trial that another experiment's driver runs has said something since
 
@@ -25,8 +25,8 @@ def table(experiment: Experiment, results: Path) -> Grid:
         others.append((e.name, code.other(folder, e.trial, last, accepted=False)))
         told = _as_it_is(read_state(folder), bool(driver), elsewhere)
         now = {"state": result["status"], "nimg": result["nimg"]} if result else told
-        if last and not result and now.get("state") == last.get("status"):
-            now = {**now, "state": "scored otherwise"}
+        if last and not result and now.get("state") not in LIVELY and not ended_badly(folder, e.trial):
+            now = {**now, "state": "scored otherwise", "nimg": last.get("nimg"), "message": None}
         kimg = f"{_number(now, 'nimg') / 1000:.4g}/{e.trial.train.total_kimg:g}"
         rate = f"{_number(now, 'images_per_s'):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))

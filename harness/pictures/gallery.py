@@ -55,7 +55,7 @@ def _forgiving(out: Path, kind: str) -> Iterator[None]:
         yield
     except Exception:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / "failed.txt").open("a") as f:
+        with (out / "failed.txt").open("a", encoding="utf-8") as f:
             f.write(f"{kind}\n{traceback.format_exc()}\n")
 
 

@@ -35,7 +35,7 @@ from harness.report.model import (
 from harness.report.names import Name
 from harness.report.statistics import Summary
 from harness.store import code
-from harness.store.folder import RESULT, answer
+from harness.store.folder import RESULT, answer, ended_badly
 
 
 def collect(experiment: Experiment, results: Path) -> Report:
@@ -57,7 +57,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
         begun = code.other(folder, trial, {}, accepted=False)
         return Outcome(trial, serves, folder, live.get("state", "missing"), {}, live, {}, (), begun)
     record.check(result, own or folder / RESULT)
-    state = str(result.get("status")) if own else "scored otherwise"
+    state = str(result.get("status")) if own else ended_badly(folder, trial) or "scored otherwise"
     scores, not_finite, facts = {}, [], json.dumps(_facts(result))
     for name, m in result.get("metrics", {}).items() if state == "done" else ():
         if isinstance(m["value"], int | float) and math.isfinite(m["value"]):
@@ -67,7 +67,7 @@ def _outcome(trial: Trial, serves: tuple[Place, ...], folder: Path) -> Outcome:
             scores[name] = Score(float(m["value"]), m.get("se"), m.get("better", "lower"), protocol, about, kind)
         else:
             not_finite.append(name)
-    other = code.other(folder, trial, result, accepted=False)
+    other = code.other(folder, trial, result if own else {}, accepted=False)
     return Outcome(trial, serves, folder, state, result, live, scores, tuple(not_finite), other)
 
 
@@ -86,7 +86,7 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is not there yet."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:

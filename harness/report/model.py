@@ -111,7 +111,11 @@ class Outcome:
         return self.result.get("env", {}).get("plugins", {})
 
     def trailing(self, metric: str) -> Summary | None:
-        """Over the last SNAPSHOTS values of series eval/<metric>, the untrained networks' left out; None below two."""
+        """Over the last SNAPSHOTS values of series eval/<metric>, the untrained networks' left out; None below two, and
+        where they are of another G (raw, averaged) than the one that is scored."""
+        scored = "raw" if self.trial.eval.weights == "raw" or self.trial.train.ema_kimg is None else "ema"
+        if self.result.get("snapshots_of") not in (None, scored):
+            return None
         points = [v for nimg, v in self.result.get("series", {}).get(f"eval/{metric}", []) if nimg > 0]
         values = [float(v) for v in points[-SNAPSHOTS:]]
         return statistics.summary(values) if len(values) > 1 and all(map(math.isfinite, values)) else None

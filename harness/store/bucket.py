@@ -41,7 +41,7 @@ class Store:
         self.seen: dict[str, Any] = {}  # what was pulled or sent, in the version that it had
         self._brought: dict[str, list[int]] = {}  # what was pulled, as it then lay here
         if memory is not None and memory.exists():
-            self.seen = json.loads(memory.read_text())
+            self.seen = json.loads(memory.read_text(encoding="utf-8"))
 
     def pull(self, under: str, into: Path, leave: tuple[str, ...] = (), sure: Iterable[str] = ()) -> None:
         """Bring `into` up to date with everything below `under` whose name does not end as in `leave`. Pointers are
@@ -82,7 +82,7 @@ class Store:
             listed = self._fs.find(f"{self._root}/{under}", detail=True)
             found = {full[len(self._root) + 1 :]: _version(info) for full, info in listed.items()}
         for path in sure:
-            if path not in found and (version := self.version(path)) is not None:
+            if (version := self.version(path)) is not None:
                 found[path] = version
         return found
 
@@ -225,7 +225,9 @@ def _here(path: Path) -> list[int]:
 
 
 def _version(info: dict[str, Any]) -> list[Any]:
-    version = [info.get(k) for k in ("size", "ETag", "etag", "mtime", "LastModified", "updated")]
+    """Of a file, from a listing or of its own: the tag of its content, else what else tells."""
+    tag = info.get("ETag") or info.get("etag")
+    version = [info.get("size"), tag] if tag else [info.get(k) for k in ("size", "mtime", "LastModified", "updated")]
     plain: list[Any] = json.loads(json.dumps(version, default=str))
     return plain
 

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.experiment.loader import read_yaml
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment
+from harness.store import remote
 
 NOTE = "experiment.json"  # in results/<name>/
 
@@ -22,7 +23,7 @@ def check(experiment: Experiment, results: Path) -> None:
     under that name; where it is not (moved, or on another machine) unless they share a trial.
     """
     folder = results / experiment.name
-    before, mine = read_json(folder / NOTE), _about(experiment)
+    before, mine = _noted(folder), _about(experiment)
     if not before or not mine or any(before.get(key) == mine[key] for key in ("file", "sha256")):
         return
     theirs = Path(str(before.get("file")))
@@ -37,8 +38,19 @@ def take(experiment: Experiment, results: Path) -> None:
     """Note that the folder of results is the experiment file's, where `check` lets it be."""
     check(experiment, results)
     note, mine = results / experiment.name / NOTE, _about(experiment)
-    if mine and read_json(note) != mine:
+    if mine and _noted(note.parent) != mine:
         write_atomic(note, json.dumps(mine, indent=1).encode())
+        remote.publish(note, f"{experiment.name}/{NOTE}")
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """The note of the folder; at a URL, the one that is there: other machines work at it, too."""
+    if remote.url() is None:
+        return read_json(folder / NOTE)
+    with contextlib.suppress(ValueError):
+        found = json.loads(remote.read(f"{folder.name}/{NOTE}") or b"{}")
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:

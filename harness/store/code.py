@@ -229,7 +229,7 @@ def known(name: str) -> frozenset[str]:
 
 @cache
 def _known() -> dict[str, frozenset[str]]:
-    return {name: frozenset(kept["sha256"]) for name, kept in json.loads(KNOWN.read_text()).items()}
+    return {name: frozenset(kept["sha256"]) for name, kept in json.loads(KNOWN.read_text(encoding="utf-8")).items()}
 
 
 def with_present(before: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,7 +363,7 @@ def keep(folder: Path, record: Mapping[str, Any], sources: Iterable[Source]) -> 
 def read(folder: Path) -> dict[str, Any]:
     """The content of code.json; empty where there is none that can be read."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("scoring"), dict) and "training" in record

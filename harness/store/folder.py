@@ -23,6 +23,8 @@ from harness.experiment.spec import Trial
 
 LIVELY = ("running", "scoring")  # states of a trial that goes on
 RESULT = "result.json"
+ENDS = "ends.json"  # {scoring: how its last attempt ended, where that was badly}
+ENDED_BADLY = ("failed", "oom", "timeout", "hung")  # tried again only when asked
 
 
 class Fenced(Exception):
@@ -53,7 +55,7 @@ def fence(folder: Path, number: int) -> None:
 def owner(folder: Path) -> int | None:
     """The number of the attempt that may write into `folder`, if any was made."""
     try:
-        return int((folder / "attempt").read_text())
+        return int((folder / "attempt").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -63,16 +65,39 @@ def read_state(folder: Path) -> dict[str, Any]:
     return read_json(folder / "state.json")
 
 
-def note_end(folder: Path, word: str, message: str | None) -> None:
-    """Put an end that the worker could not record itself into state.json."""
+def note_end(folder: Path, trial: Trial, word: str, message: str | None) -> None:
+    """Put an end that the worker could not record itself into state.json, and a bad one by the scoring at which it came
+    into ENDS, where it stays while others of the same networks are made."""
     state = read_state(folder)
-    if state.get("state") == word or (folder / RESULT).exists():
+    if word in ENDED_BADLY:
+        _note(folder, {ids.digest(trial.scoring): word})
+    if state.get("state") in (word, "done", "diverged"):
         return
+    noted = {**state, "state": word, "message": message, "time": time.time()}
     with contextlib.suppress(OSError):
-        write_atomic(
-            folder / "state.json",
-            json.dumps({**state, "state": word, "message": message, "time": time.time()}).encode(),
-        )
+        write_atomic(folder / "state.json", json.dumps(noted).encode())
+
+
+def ended_badly(folder: Path, trial: Trial) -> str | None:
+    """The word of an attempt that ended badly at the trial's training, or at scoring it as it asks: an end that came to
+    another scoring of what is trained says nothing of this one."""
+    state = read_state(folder)
+    if not (folder / RESULT).exists():
+        return state["state"] if state.get("state") in ENDED_BADLY else None
+    word = read_json(folder / ENDS).get(ids.digest(trial.scoring))
+    return word if word in ENDED_BADLY else None
+
+
+def forget_end(folder: Path, trial: Trial) -> None:
+    """The trial is tried again."""
+    if (folder / ENDS).exists():
+        _note(folder, {ids.digest(trial.scoring): None})
+
+
+def _note(folder: Path, ends: Mapping[str, str | None]) -> None:
+    known = {k: v for k, v in {**read_json(folder / ENDS), **ends}.items() if v is not None}
+    with contextlib.suppress(OSError):
+        write_atomic(folder / ENDS, json.dumps(known).encode())
 
 
 def answer(folder: Path, trial: Trial) -> Path | None:

@@ -191,6 +191,6 @@ class _Lease:
 def _home(folder: Path) -> str:
     """What only those say who use the same lock as we."""
     path = folder / ".home"
-    with suppress(FileExistsError), path.open("x") as f:
+    with suppress(FileExistsError), path.open("x", encoding="utf-8") as f:
         f.write(uuid.uuid4().hex)
-    return f"{socket.gethostname()} {path.read_text()}"
+    return f"{socket.gethostname()} {path.read_text(encoding='utf-8')}"

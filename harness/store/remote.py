@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from harness.store.bucket import FILES, POINTERS, Store, digest
 
 EVERY_S = 1.0
 TRIES, PAUSE_S = 6, 2.0  # for what must arrive: the end of an attempt; the pause doubles
-LATE_S = 60.0  # a listing that lacks for longer what is there by name is broken
+RUNNING = (".safetensors", "/attempt")  # what a driver leaves at the URL while trials run: it counts attempts itself
 T = TypeVar("T")
 
 _url: str | None = None
@@ -79,7 +80,7 @@ def folder(text: str) -> Path:
     use(text.rstrip("/"))
     front = cache_folder() / "results" / _place(text.rstrip("/"))
     front.mkdir(parents=True, exist_ok=True)
-    (front / "url").write_text(redact(text))
+    (front / "url").write_text(redact(text), encoding="utf-8")
     refresh(front)
     return front
 
@@ -95,22 +96,22 @@ def refresh(front: Path, leave: tuple[str, ...] = (".safetensors",)) -> None:
     reach(lambda: Store(str(_url), front / ".seen.json").pull("trials", front / "trials", leave))
 
 
-def catch_up(front: Path, trials: Iterable[str], say: Callable[[str], None]) -> None:
-    """Wait for a listing that is late: until the folder in front of the URL has every result of `trials` that is there
-    by name."""
+def catch_up(front: Path, trials: Iterable[str]) -> None:
+    """Bring into the folder in front of the URL, if there is one, those of `trials` that have a result: a listing may
+    be late, and knows nothing then of what is new, or has another content."""
     if _url is None:
         return
-    store, told, deadline = Store(_url), False, time.monotonic() + LATE_S
-    lacking = [id for id in trials if not (front / "trials" / id / "result.json").exists()]
-    while lacking := [id for id in lacking if store.version(f"trials/{id}/result.json") is not None]:
-        if time.monotonic() > deadline:
-            raise UserError(f"--results {_url}: lists no trials/{lacking[0]}/result.json, which is there; try later")
-        if not told:
-            say(f"{len(lacking)} results are there, but not listed yet: waiting for them")
-            told = True
-        time.sleep(EVERY_S)
-        refresh(front)
-        lacking = [id for id in lacking if not (front / "trials" / id / "result.json").exists()]
+    store, ids = Store(_url, front / ".seen.json"), list(trials)
+    with ThreadPoolExecutor(8) as pool:
+        there = list(pool.map(lambda id: reach(partial(store.version, f"trials/{id}/result.json")), ids))
+    for id, version in zip(ids, there, strict=True):
+        path = f"trials/{id}/result.json"
+        if version is not None and not (store.seen.get(path) == version and (front / path).exists()):
+            reach(partial(_bring, store, id, front))
+
+
+def _bring(store: Store, trial: str, front: Path) -> None:
+    store.pull(f"trials/{trial}", front / "trials" / trial, RUNNING, _named(store, trial))
 
 
 def check_writable() -> None:
@@ -128,7 +129,7 @@ def refreshed(front: Path) -> Iterator[None]:
     store = Store(_url, front / ".seen.json")
 
     def pull() -> None:
-        store.pull("trials", front / "trials", leave=(".safetensors", "/attempt"))  # this driver counts attempts
+        store.pull("trials", front / "trials", RUNNING)
 
     with again_and_again(pull):
         yield
@@ -157,6 +158,11 @@ def publish(path: Path, to: str) -> None:
         if not p.name.startswith("."):
             name = to if p == path else f"{to}/{p.relative_to(path).as_posix()}"
             reach(partial(store.put, p, name), f"{name} did not arrive")
+
+
+def read(path: str) -> bytes | None:
+    """What lies at `path` at the URL; None where nothing does."""
+    return reach(partial(Store(_url or "").read, path))
 
 
 def is_free(under: str) -> bool:

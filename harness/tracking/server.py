@@ -60,7 +60,7 @@ def serve(results: Path, port: int = 5000, host: str = "127.0.0.1", key: str = "
         command += ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
     base = f"http://{host}:{port}"
     try:
-        log = (results / "mlflow-server.log").open("w")
+        log = (results / "mlflow-server.log").open("w", encoding="utf-8")
     except OSError as e:
         raise UserError(f"{e.filename}: {e.strerror}; MLflow's server needs a folder that can be written") from None
     with log, process.kept(command, {**os.environ, **lean}, log) as server:
@@ -87,7 +87,7 @@ def ui(
 @contextmanager
 def _page(link: str) -> Iterator[str]:
     """A file of this user's that leads to `link`: a browser's command line can be read by everybody."""
-    with tempfile.NamedTemporaryFile("w", suffix=".html") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".html") as file:
         file.write(f'<meta http-equiv="refresh" content="0; url={html.escape(link)}">')
         file.flush()
         yield Path(file.name).as_uri()

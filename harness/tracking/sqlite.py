@@ -139,7 +139,11 @@ def releases() -> dict[str, str]:
     known = {}
     for place in (spec.submodule_search_locations or []) if spec else []:
         for file in Path(place, "store", "db_migrations", "versions").glob("*.py"):
-            said = dict(re.findall(r'^(revision|down_revision)\s*=\s*["\'](\w+)["\']', file.read_text(), re.MULTILINE))
+            said = dict(
+                re.findall(
+                    r'^(revision|down_revision)\s*=\s*["\'](\w+)["\']', file.read_text(encoding="utf-8"), re.MULTILINE
+                )
+            )
             if "revision" in said:
                 known[said["revision"]] = said.get("down_revision", "")
     return known

@@ -16,7 +16,6 @@ their data.
 
 import os
 import secrets
-import signal
 import socket
 import tempfile
 import threading
@@ -35,7 +34,7 @@ from torch import Tensor
 
 from harness import outside
 from harness.errors import Diverged, Lost, UserError, one_line
-from harness.process import end_with_parent
+from harness.process import ENDING, end_with_parent
 
 PATIENCE_S = 600.0
 LOOPBACK = "127.0.0.1"
@@ -176,7 +175,7 @@ def _told(store: dist.Store) -> Exception | None:
     with suppress(RuntimeError):
         if store.check(["ended"]):
             name, _, message = store.get("ended").decode().partition(":")
-            return _TELLING.get(name, Lost)(message)
+            return _TELLING[name](message) if name in _TELLING else None
     return None
 
 
@@ -213,7 +212,7 @@ def _beside(
 def _child(
     meeting: str, rank: int, world: int, plugins: list[Any], patience_s: float, task: Task, args: tuple[Any, ...]
 ) -> None:
-    end_with_parent(signal.SIGINT, signal.SIGHUP)
+    end_with_parent(*ENDING)
     outside.unpack(plugins)
     try:
         follow(meeting, rank, world, LOOPBACK, task, *args, patience_s=patience_s)

@@ -85,7 +85,7 @@ class Live:
     def __init__(self, folder: Path, trial: Trial, control: Control, attempt: int) -> None:
         self.folder, self.control, self.attempt = folder, control, attempt
         self.now: dict[str, Any] = {
-            "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {}
+            "nimg": 0, "total_nimg": round(trial.train.total_kimg * 1000), "images_per_s": 0.0, "latest": {},
         }  # fmt: skip
         self.pulse = Pulse(control)  # to be entered by whoever runs the trial
         self._written = 0.0

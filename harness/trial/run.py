@@ -18,7 +18,7 @@ from harness.data.imageset import ImageSet
 from harness.disk import read_json, write_atomic
 from harness.errors import Diverged, UserError
 from harness.experiment import ids, loader
-from harness.experiment.parse import parse_trial, to_plain
+from harness.experiment.parse import parse_trial, scoring_of, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Run, Trial
 from harness.method.generator import SpatialGenerator
@@ -106,7 +106,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         try:
             scored |= _scored(trial, folder, state, trained, data, heldout, live, known=own is None)
         except Diverged as e:
-            if any(result.get("status") == "done" for result in others):
+            if any(r.get("status") == "done" and scoring_of(r) == trial.scoring for r in others):
                 raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
             # A diverged run is a result with its nimg, never a number.
             scored |= {"status": "diverged", "reason": str(e), "diverged_in": "scoring"}
@@ -129,6 +129,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         "spoilt_lines": written.spoilt,  # of the journal, left out of the series
         "samples": sorted(f"samples/{p.name}" for p in (folder / "samples").glob("*.png")),
         "figures": {},
+        "snapshots_of": _snapshots_of(trained.meta),
         "scored_ms": time.time_ns() // 1_000_000,
         **scored,
     }
@@ -219,6 +220,12 @@ def _scored(
     drawn = [r["figures"] for r in results(folder) if r.get("networks") == trained.networks] if known else []
     figures = next((f for f in drawn if _there(f, folder, under)), None) or draw(trial, state, data, folder)
     return {"networks": trained.networks, "metrics": last, **({"best": best} if best else {}), "figures": figures}
+
+
+def _snapshots_of(meta: Mapping[str, Any]) -> str | None:
+    """Which G the curves of snapshots show: that of the scoring under which it was trained. None: unknown."""
+    config = meta.get("config")
+    return used(config["eval"].get("weights", "auto"), config["train"].get("ema_kimg") is not None) if config else None
 
 
 def _there(figures: Mapping[str, str], folder: Path, under: str) -> bool:

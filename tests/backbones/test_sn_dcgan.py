@@ -6,6 +6,7 @@ from torch.nn.utils import parametrizations
 
 from backbones.sn_dcgan import Options, build
 from harness.experiment import files
+from harness.experiment.schema import parse
 
 
 def convs(d):
@@ -41,7 +42,7 @@ def test_generator_as_published():
 def test_chainers_first_map_is_normalised_as_the_flat_vector_of_the_companion_code(classes):
     """Each of the 8,192 features over the batch, Chainer's eps, gain and bias likewise; the published preset has it."""
     backbone = files.preset("chainer", "test")["backbone"]
-    options = Options(**{k: v for k, v in backbone.items() if k != "name"})
+    options = parse(Options, {k: v for k, v in backbone.items() if k != "name"}, "test")
     g, _ = build(options, 32, classes)
     z, labels = g.sample_z(16, torch.Generator().manual_seed(0)), torch.arange(16) % 3 if classes else None
     with torch.no_grad():

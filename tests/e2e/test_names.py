@@ -91,3 +91,22 @@ def test_the_done_line_says_what_the_table_says(here, capsys):
     assert f"{final:.4g}" != f"{last:.4g}"
     (done,) = [line for line in out if line.startswith("done")]
     assert f"di {final:.4g}" in done and "calibrated" not in done
+
+
+@pytest.mark.slow
+def test_at_a_url_another_machine_s_file_of_that_name_is_refused_too(here, capsys, monkeypatch):
+    """Whose folder it is stands at the URL, not only in the cache of the machine that began it."""
+    write(here / "a" / "x.yaml")
+    write(here / "b" / "x.yaml", seeds="[1]")
+    at = ("--results", f"file://{here}/store")
+    assert cli.main(["matrix", "a/x.yaml", *MATRIX, *at]) == 0
+    report = (here / "store" / "same" / "results.csv").read_bytes()
+    (here / "a" / "x.yaml").rename(here / "a" / "elsewhere.yaml")
+    monkeypatch.setenv("NASHBOARD_CACHE", str(here / "another machine"))
+    for verb in ("matrix", "report"):
+        capsys.readouterr()
+        assert cli.main([verb, "b/x.yaml", *(MATRIX if verb == "matrix" else ()), *at]) == 2
+        refused = capsys.readouterr().err
+        assert "holds the report of another file of that name" in refused or verb == "report"
+    assert (here / "store" / "same" / "results.csv").read_bytes() == report
+    assert cli.main(["report", "a/elsewhere.yaml", *at]) == 0

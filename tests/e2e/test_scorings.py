@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 import cli
+from harness.errors import Diverged
 from harness.evaluation import evaluate
 from harness.metrics import disequilibrium
 from harness.trial import run as trial
@@ -108,6 +109,48 @@ def test_only_what_is_missing_is_measured(here, say, measured):
     assert len(list(home(here).glob("result-*.json"))) == 4
     say("matrix", "both", "--rescore")
     assert measured[4:] == [["fd_efficientnet_lite0", "disequilibrium"]], "whoever asks for it gets all anew"
+
+
+@pytest.mark.slow
+def test_a_scoring_that_diverges_is_a_result_and_stands_in_nobodys_way(here, say, monkeypatch):
+    """Nor does one that fails: what another scoring of the same networks came to says nothing of this one."""
+    say("matrix", "one")
+    first, real = scores(here, "one"), evaluate.evaluate
+
+    def spiky(g, d, data, heldout, spec, **more):
+        if any(m.name == "fd_efficientnet_lite0" for m in spec.metrics):
+            raise Diverged("eval: features are not finite")
+        return real(g, d, data, heldout, spec, **more)
+
+    monkeypatch.setattr(evaluate, "evaluate", spiky)
+    say("matrix", "both", code=1)
+    assert scores(here, "both")["state"] == "diverged" and "diverged" in say("status", "both")
+    assert "1 trials, 1 finished before" in say("matrix", "one") and scores(here, "one") == first
+
+    def broken(*_, **__):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(evaluate, "evaluate", broken)
+    other = ("--set", "eval.num_fakes=8")
+    say("matrix", "one", *other, code=1)
+    assert "failed" in say("status", "one", *other) and scores(here, "one")["state"] == "failed"
+    monkeypatch.setattr(evaluate, "evaluate", real)
+    say("matrix", "one", *other, code=1)  # as ever: only when asked
+    say("matrix", "one", "--set", "eval.num_fakes=12")
+    assert scores(here, "one")["state"] == "done"
+    say("report", "one", *other)
+    assert scores(here, "one")["state"] == "failed", "whatever became of another scoring"
+    say("matrix", "one", *other, "--retry-failed")
+    assert scores(here, "one")["state"] == "done"
+
+
+@pytest.mark.slow
+def test_curves_of_another_g_than_is_scored_are_not_summed_up(here, say):
+    averaged = ("--set", "train.ema_kimg=0.01", "--set", "train.snapshot_kimg=0.008", "--set", "train.tick_kimg=0.008")
+    raw = (*averaged, "--set", "eval.weights=raw")
+    assert "over the last 2 snapshots" in say("matrix", "one", *averaged).lower()
+    assert "over the last" not in say("matrix", "one", *raw).lower(), "of the averaged G, which this one does not score"
+    assert "over the last 2 snapshots" in say("report", "one", *averaged).lower()
 
 
 @pytest.mark.slow

@@ -179,10 +179,19 @@ def gone(processes):
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
 
+TWO = ("train.batch_gpu=4", "run.resources.processes=2")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_save_and_stop_however_often_they_come(tiny, tmp_path, number):
-    words = ("matrix", tiny, "--local", "--set", "train.total_kimg=100", "--set", "run.checkpoint_s=1000")
+@pytest.mark.parametrize(
+    ("number", "sets"),
+    [(signal.SIGTERM, ()), (signal.SIGHUP, ()), (signal.SIGHUP, TWO), (signal.SIGTERM, TWO)],
+    ids=["SIGTERM", "SIGHUP", "SIGHUP, two processes", "SIGTERM, two processes"],
+)
+def test_signals_save_and_stop_however_often_they_come(tiny, tmp_path, number, sets):
+    words = ["matrix", tiny, "--local"]
+    for word in ("train.total_kimg=100", "run.checkpoint_s=1000", *sets):
+        words += ["--set", word]
     process = start(*words, cwd=tmp_path)
     until(lambda: list(tmp_path.glob("results/trials/*/samples/*.png")))
     for _ in range(3):  # a shell tells of a hangup, and then so does the system

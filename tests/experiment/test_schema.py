@@ -51,6 +51,8 @@ def test_plain_is_the_inverse_of_parse():
         ({"steps": True}, "t.steps: true: must be a whole number"),
         ({"steps": "3"}, "t.steps: '3' is text in YAML 1.1; write 3 without quotes"),
         ({"steps": 1, "inner": {"lr": "2e-4"}}, "t.inner.lr: '2e-4' is text in YAML 1.1; write 2.0e-4"),
+        ({"steps": 1, "inner": {"lr": "2E-4"}}, "t.inner.lr: '2E-4' is text in YAML 1.1; write 2.0e-4"),
+        ({"steps": 1, "inner": {"lr": "1e5"}}, "t.inner.lr: '1e5' is text in YAML 1.1; write 1.0e+5"),
         ({"steps": 1, "inner": {"lr": float("nan")}}, "t.inner.lr: .nan: must be finite"),
         ({"steps": 1, "inner": 3}, "t.inner: 3: must be a mapping"),
         ({"steps": 1, "inner": {"betas": [0.5]}}, "t.inner.betas: [0.5]: must have 2 entries"),

@@ -49,6 +49,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("labels", "{a: off}", 'labels.a: off: must be text; YAML 1.1 reads it as false; write "off" in quotes'),
     ("arms", "{a: {sel: on}}", "arms.a.sel: on: must be a mapping of options; YAML 1.1 reads it as true"),
     ("seeds", "[010]", "seeds[0]: 010: must be a whole number as it reads; YAML 1.1 reads it as 8; write 10"),
+    ("seeds", "[0_64]", "seeds[0]: 0_64: must be a whole number as it reads; YAML 1.1 reads it as 52; write 64"),
     ("seeds", "[1:30]", "seeds[0]: 1:30: must be a whole number as it reads; YAML 1.1 reads it as 90; write 90"),
     ("seeds", "[-012]", "seeds[0]: -012: must be a whole number as it reads; YAML 1.1 reads it as -10; write -12"),
     ("seeds", "[09]", "seeds[0]: '09' is text in YAML 1.1; write 9 without quotes"),

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from harness.tracking import finals
+
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 240.0
 EXPERIMENT = """
@@ -223,6 +225,9 @@ def _points(results: Path) -> Iterator[tuple[Any, ...]]:
                 yield path.parent.name, event["nimg"], name, event["time_ms"], value
             if "image" in event:
                 yield path.parent.name, event["nimg"], "picture", event["time_ms"], None
+    for path in results.glob("trials/*/result.json"):  # scores are no part of the journal
+        for name, value, time_ms, nimg in finals.points(json.loads(path.read_text()), path.parent):
+            yield path.parent.name, nimg, name, time_ms, value
 
 
 def mirrored(store: Path) -> Counter[tuple[Any, ...]]:

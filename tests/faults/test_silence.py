@@ -38,15 +38,17 @@ def halves(ground: Ground) -> Iterator[tuple[str, ...]]:
         pytest.skip("unshare: this user may not")
     ground.results.mkdir()
     start = partial(
-        subprocess.Popen[str], cwd=ground.folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    head = start([sys.executable, "-c", HEAD])
+        subprocess.Popen[str], cwd=ground.folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    head = start([sys.executable, "-c", HEAD], stderr=subprocess.DEVNULL)
     assert head.stdin and head.stdout
     address = next(line.strip() for line in head.stdout if line[:1].isdigit())
     join = f"from ray.scripts.scripts import cli; cli(['start', '--address={address}', '--num-cpus=1', '--block'])"
     script = 'mount -t tmpfs none "$1" && exec "$2" -c "$3"'
-    other = start(["unshare", "--mount", "sh", "-c", script, "sh", str(ground.results), sys.executable, join])
+    other = start(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(ground.results), sys.executable, join],
+        stderr=subprocess.STDOUT,
+    )
     assert other.stdin and other.stdout
     assert any("Ray runtime started" in line for line in other.stdout)
     try:

@@ -10,7 +10,10 @@ import pytest
 from harness.tracking.sqlite import uri_of
 from tests.faults.ground import Ground, Said
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*"),
+]
 NAME = "nashboard/faults"
 QUERY = (
     "select e.lifecycle_stage, count(r.run_uuid) from experiments e join runs r using (experiment_id) where e.name = ?"

@@ -301,33 +301,26 @@ def test_a_folder_in_front_forgets_what_is_gone_from_the_url_but_not_what_a_list
 
 def test_what_a_listing_lacks_is_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")
-    monkeypatch.setattr(remote, "EVERY_S", 0.01)
     home, front = tmp_path / "home", tmp_path / "front"
     train(home, 1)
     finish(home)
     remote.Store(str(remote.url())).push(home, "trials/a")
-    find, lists = LocalFileSystem.find, []
-
-    def late(self, *words, **more):
-        lists.append(words)
-        return find(self, *words, **more) if len(lists) > 3 else {}
-
-    monkeypatch.setattr(LocalFileSystem, "find", late)
+    find = LocalFileSystem.find
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: {})
     (tmp_path / "next").mkdir()
     remote.begin("a", tmp_path / "next")
     sound(tmp_path / "next")
     assert (tmp_path / "next/checkpoints/001.x.safetensors").exists()
     front.mkdir()
-    said: list[str] = []
-    remote.catch_up(front, ["a", "b"], said.append)
-    assert (front / "trials/a/result.json").exists() and said == [
-        "1 results are there, but not listed yet: waiting for them"
-    ]
-    monkeypatch.setattr(remote, "LATE_S", 0.05)
-    lists.clear()
-    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: {})
-    with pytest.raises(UserError, match="lists no trials/a/result.json, which is there"):
-        remote.catch_up(tmp_path / "another", ["a"], said.append)
+    remote.catch_up(front, ["a", "b"])
+    assert (front / "trials/a/events.jsonl").read_bytes() == (home / "events.jsonl").read_bytes()
+    assert (front / "trials/a/result.json").exists() and not list(front.rglob("*.safetensors"))
+    (home / "result.json").write_text('{"status": "done", "scored": "again"}')
+    stale = find(LocalFileSystem(), f"{tmp_path}/store/trials", detail=True)
+    remote.Store(str(remote.url())).push(home, "trials/a")
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *words, **more: stale)  # as it was before
+    remote.catch_up(front, ["a"])
+    assert (front / "trials/a/result.json").read_bytes() == (home / "result.json").read_bytes()
 
 
 def test_the_driver_numbers_attempts_at_the_url_too(tmp_path, monkeypatch):

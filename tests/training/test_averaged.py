@@ -91,7 +91,7 @@ def test_every_door_shows_the_averaged_weights_with_their_own_statistics(
     trial = averaging(arm=arm, conditional=conditional)
     seen, drawn = [], []
 
-    def scored(g, *_, weights_used, **__):
+    def scored(g, d, data, heldout, spec, *, seed, conditional, weights_used, **_):
         seen.append((weights_used, copy.deepcopy(g)))
         value = {"value": float(len(seen)), "better": "lower", "role": "distance", "se": None, "measure": "m"}
         return {"fd": value}
@@ -181,7 +181,7 @@ def test_sampling_leaves_no_trace_in_the_training():
 def test_only_what_is_scored_otherwise_now_is_scored_again():
     def epochs(*args, **over):
         trial = averaging(*args, **over)
-        return ids.of_scoring(trial.eval, ids.own_statistics(trial))["epochs"]
+        return trial.scoring["epochs"]
 
     assert epochs() == epochs(arm="sel") == epochs(conditional=True) == {"statistics": 2}
     assert epochs("stylegan2") == epochs(weights="raw") == {}
@@ -190,7 +190,9 @@ def test_only_what_is_scored_otherwise_now_is_scored_again():
     of_old = {"config": {"eval": scoring_to_plain(trial.eval)}}
     since = {"scoring": {"options": ids.of_scoring(trial.eval)["options"], "epochs": {}}}
     for result in (of_old, since):
-        assert scored_as(result, trial.eval) and not scored_as(result, trial.eval, ids.own_statistics(trial))
+        assert scored_as(result, trial.eval) and not scored_as(
+            result, trial.eval, own_statistics=ids.own_statistics(trial)
+        )
 
 
 def test_a_best_that_foreign_statistics_chose_is_forgotten_while_it_trains(tmp_path):
