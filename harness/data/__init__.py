@@ -1,6 +1,7 @@
 """From files to images.
 
 imageset.py       what a data set is
+part.py           a share of a split, the same for all
 identity.py       which data it is, by content
 decode.py         one image file to pixels
 image_files.py    the images of a ZIP or folder

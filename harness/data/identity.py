@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from harness.data.image_files import BROKEN, LABELS, SUFFIXES, counts, walk
+from harness.data.image_files import BROKEN, LABELS, SUFFIXES, chosen, counts, walk
 from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError, one_line
 
@@ -33,7 +33,7 @@ def of(path: Path, names: Collection[str] | None = None) -> str | None:
         files = {n: p for n, p in walk(path).items() if read(n)} if path.is_dir() else {"": path}
         found, newest = _stamp(path, files)
         asked = [*SUFFIXES, LABELS] if names is None else ["names", *sorted(names)]
-        return remembered((digest([VERSION, asked, found]), newest), lambda: _read(path, files, read))
+        return remembered((digest([VERSION, asked, found]), newest), lambda: _read(path, files, names))
     except BROKEN as e:
         raise UserError(f"dataset.path: {path}: not readable ({one_line(e)}); check the file") from None
 
@@ -75,13 +75,17 @@ def _stamp(path: Path, files: dict[str, Path]) -> tuple[str, float]:
     return digest([str(path.absolute()), rows]), newest
 
 
-def _read(path: Path, files: dict[str, Path], counts: Callable[[str], bool]) -> str:
+def _read(path: Path, files: dict[str, Path], names: Collection[str] | None) -> str:
     if path.is_dir():
-        return f"folder:{digest(sorted((name, _of_file(p)) for name, p in files.items()))}"
+        sizes = {name: p.stat().st_size for name, p in files.items()}
+        found = chosen(sizes, lambda name: files[name].read_bytes()) if names is None else set(files)
+        return f"folder:{digest(sorted((name, _of_file(files[name])) for name in found))}"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            infos = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if counts(i.filename)]
-            return f"zip:{digest(sorted(infos))}"
+            sizes = {i.filename: i.file_size for i in archive.infolist()}
+            found = chosen(sizes, archive.read) if names is None else set(names)
+            rows = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if i.filename in found]
+            return f"zip:{digest(sorted(rows))}"
     return f"file:{_of_file(path)}"
 
 

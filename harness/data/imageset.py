@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -39,6 +39,7 @@ class ImageSet:
     trainer mirrors each image with probability 1/2. `boxes` float64 [N, 4], where the object
     is known: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive. `part_of` reads the whole split, where these are some
     of its images only (`max_images`); `held_out`: how many of the split are in neither, kept for the test split.
+    `fingerprint_unlabelled`: where labels are the names of folders, that of the same images without them.
     """
 
     images: Pixels
@@ -50,6 +51,7 @@ class ImageSet:
     boxes: np.ndarray | None = None
     part_of: "Callable[[], ImageSet] | None" = None
     held_out: int = 0
+    fingerprint_unlabelled: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +60,22 @@ class ImageSet:
     def whole(self) -> "ImageSet":
         """The whole split but for what is held out: read when it is first asked for."""
         return self.part_of() if self.part_of else self
+
+    @property
+    def without_folders(self) -> "ImageSet":
+        """The same without the labels that are names of folders: what a trial that asks for none is trained on, scored
+        on and known by, whether or not the folders that its images lie in are read as classes."""
+        if not self.fingerprint_unlabelled:
+            return self
+        whole = self.part_of
+        return replace(
+            self,
+            labels=None,
+            num_classes=0,
+            fingerprint=self.fingerprint_unlabelled,
+            part_of=whole and (lambda: whole().without_folders),
+            fingerprint_unlabelled="",
+        )
 
     @property
     def channels(self) -> int:

@@ -11,13 +11,13 @@ import numpy as np
 
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
-from harness.data import levels
+from harness.data import levels, part
 from harness.data.download import Progress, fetch, printed
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError, one_line
 
 EPOCH = 1
-PART = ("max_images",)
+PART = ("max_images", "fraction")
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -36,6 +36,10 @@ class Options:
     channels: Channels = 3
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any number of images are accepted
+    fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the training images, drawn once and for all
+
+    def __post_init__(self) -> None:
+        part.check(self.max_images, self.fraction)
 
 
 def identity(options: Options) -> str | None:
@@ -66,11 +70,15 @@ def load(options: Options, split: Split = "train") -> ImageSet:
             f"{place}: the {split} batches hold {counts} images: must be {len(_BATCHES[split])} x 10000; "
             "get the whole archive, or set dataset.expect_full to false"
         )
-    images = with_channels(np.concatenate([x for x, _ in parts])[: options.max_images], options.channels)
-    labels = np.concatenate([y for _, y in parts])[: options.max_images]
+    pixels, classes = (np.concatenate(half)[: options.max_images] for half in zip(*parts, strict=True))
+    if split == "train" and options.fraction < 1:
+        some = part.rows("cifar10", len(pixels), options.fraction)
+        pixels, classes = pixels[some], classes[some]
+    images, labels = with_channels(pixels, options.channels), classes
     gone = [name for name in _BATCHES[split] if name not in files]
     notes = [f"not there: {', '.join(gone)}"] if gone else []
-    part_of = partial(load, replace(options, max_images=None), split) if len(images) < sum(counts) else None
+    whole = replace(options, max_images=None, fraction=1.0)
+    part_of = partial(load, whole, split) if len(images) < sum(counts) else None
     about = {
         "name": "cifar10",
         "split": split,

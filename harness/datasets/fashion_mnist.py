@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from harness.data import part
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.datasets import _fashion_files as _files
 
 EPOCH = 1
-PART = ("max_images",)
+PART = ("max_images", "fraction")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Options:
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any images are accepted
+    fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the training images, drawn once and for all
+
+    def __post_init__(self) -> None:
+        part.check(self.max_images, self.fraction)
 
 
 def identity(options: Options) -> str:
@@ -42,10 +47,11 @@ def has_test(options: Options) -> bool:
 def load(options: Options, split: Split = "train") -> ImageSet:
     """60,000 training or 10,000 test images [N, channels, 32, 32] in the files' order."""
     grey, labels, folder = _files.read(options.path, split, options.expect_full)
-    part_of = None
-    if options.max_images is not None and options.max_images < len(grey):
-        grey, labels = grey[: options.max_images], labels[: options.max_images]
-        part_of = partial(load, replace(options, max_images=None), split)
+    count = len(grey)
+    grey, labels = grey[: options.max_images], labels[: options.max_images]
+    if split == "train" and options.fraction < 1:
+        some = part.rows("fashion_mnist", count, options.fraction)
+        grey, labels = grey[some], labels[some]
     images = with_channels(_files.sized(grey, options.resize), options.channels)
     about = {
         "name": "fashion_mnist",
@@ -59,4 +65,6 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "xflip": options.xflip,
     }
     found = fingerprint(images, labels, options.resize)
+    whole = replace(options, max_images=None, fraction=1.0)
+    part_of = partial(load, whole, split) if len(images) < count else None
     return ImageSet(images, labels, len(_files.CLASSES), found, about, options.xflip, part_of=part_of)
