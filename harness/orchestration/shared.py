@@ -45,7 +45,9 @@ def see(folder: Path, number: int, node: str = "") -> None:
 def has_result(folder: Path) -> bool:
     """Whether the driver finds a result of the trial in `folder`, or at the URL of the results."""
     if remote.url() is not None:
-        return _at_url(folder, "result.json") is not None
+        with contextlib.suppress(Exception):  # whatever fsspec's backends raise: asked again, until the patience ends
+            return _at_url(folder, "result.json", tries=3) is not None
+        return False
     _look_again(folder)
     return (folder / "result.json").exists()
 
@@ -62,14 +64,12 @@ def _noted(folder: Path) -> int | None:
     if remote.url() is None:
         _look_again(folder)
         return owner(folder)
-    raw = _at_url(folder, "attempt")
+    raw = _at_url(folder, "attempt", remote.TRIES)  # no answer for a while is another thing than nothing there
     return int(raw) if raw and raw.isdigit() else None
 
 
-def _at_url(folder: Path, name: str) -> bytes | None:
-    with contextlib.suppress(Exception):  # whatever fsspec's backends raise: asked again, until the patience ends
-        return Store(str(remote.url())).read(f"trials/{folder.name}/{name}")
-    return None
+def _at_url(folder: Path, name: str, tries: int) -> bytes | None:
+    return remote.insist(lambda: Store(str(remote.url())).read(f"trials/{folder.name}/{name}"), tries)
 
 
 def _look_again(folder: Path) -> None:

@@ -106,7 +106,7 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
         try:
             scored |= _scored(trial, folder, state, trained, data, heldout, live, known=own is None)
         except Diverged as e:
-            if any(r.get("status") == "done" and scoring_of(r) == trial.scoring for r in others):
+            if any(r.get("status") == "done" and _asks(r) == trial.scoring["options"] for r in others):
                 raise UserError(f"{folder}: not scored again: {e}; the result from before is kept") from None
             # A diverged run is a result with its nimg, never a number.
             scored |= {"status": "diverged", "reason": str(e), "diverged_in": "scoring"}
@@ -137,6 +137,11 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     keep(folder, result)
     if result["status"] == "diverged":
         raise Diverged(result["reason"])
+
+
+def _asks(result: Mapping[str, Any]) -> Any:
+    """The options of a result's scoring, whatever the EPOCHs of the code were."""
+    return (scoring_of(result) or {}).get("options")
 
 
 class _Training(NamedTuple):

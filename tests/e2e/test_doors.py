@@ -56,6 +56,7 @@ class Home:
         env = {
             "PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONPATH": path, "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self.place),
+            "LD_LIBRARY_PATH": str(Path(python).parents[1] / "lib"),  # a copy knows but where the original's lie
             "RAY_raylet_start_wait_time_s": "180", **environment,  # on a busy machine
         }  # fmt: skip
         cli = Path(path.split(os.pathsep)[0]) / "cli.py"

@@ -67,14 +67,22 @@ def weights(home):
 
 def test_scores_that_are_there_outlive_a_metric_that_is_not_finite(load, run, home, monkeypatch):
     before = (home / "result.json").read_bytes()
-    again = load("eval.num_fakes=96")
     with monkeypatch.context() as m:
         m.setattr(scoring, "of_last", not_finite)
-        assert set(run(again).ends.values()) == {"failed"}
+        assert set(run(load(), rescore=True).ends.values()) == {"failed"}
         assert (home / "result.json").read_bytes() == before
         assert "a score is not finite" in json.loads((home / "state.json").read_text())["message"]
     assert run(load()).exit_code == 0, "and stands, where it answers what is asked"
-    assert run(again, retry_failed=True).exit_code == 0 and read(home)["metrics"]
+
+
+def test_another_scoring_that_is_not_finite_is_a_result_of_its_own(load, run, home, monkeypatch):
+    before, again = read(home), load("eval.num_fakes=96")
+    with monkeypatch.context() as m:
+        m.setattr(scoring, "of_last", not_finite)
+        assert set(run(again).ends.values()) == {"diverged"}
+    monkeypatch.setattr(trial, "train", untrainable)
+    assert run(load()).exit_code == 0
+    assert before in [json.loads(p.read_text()) for p in home.glob("result*.json")]
 
 
 def test_what_diverged_in_scoring_is_scored_again_and_not_trained(load, run, results, monkeypatch):

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from harness.store import lease, remote
 from harness.store.bucket import Store
 from tests.orchestration.test_cluster import ROOT, end, matrix, short, told, until
 
@@ -65,6 +66,10 @@ def server(short, monkeypatch):
     made.log.close()
 
 
+def trial(folder):
+    return next((folder / "alone" / "trials").iterdir()).name
+
+
 def there(name):
     return [path for path in Store(URL).paths("trials") if name in path]
 
@@ -106,13 +111,15 @@ def test_a_matrix_on_s3_outlives_what_its_server_does(short, server, monkeypatch
 def test_a_driver_on_s3_is_killed_and_another_machine_goes_on(short, server, monkeypatch):
     assert end(matrix(short, "alone", *LONG), PATIENCE_S)[0] == 0
     server.do(late_s=5)
-    driver = matrix(short, *AT_URL)
-    until(lambda: there(".safetensors"), 240)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(short / "second"))
-    code, out, err = end(matrix(short, *AT_URL), PATIENCE_S)  # while the first one lives
+    monkeypatch.setattr(remote, "_url", URL)
+    with lease.drive(short / "third" / "one"):  # another driver, which lives
+        code, out, err = end(matrix(short, *AT_URL), PATIENCE_S)
     assert code == 3 and "another driver (process" in err and "works on it at s3://bucket/runs" in err, out + err
+    driver = matrix(short, *AT_URL)
+    until(lambda: Store(URL).version(f"trials/{trial(short)}/checkpoints/latest.json"), 240)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.communicate()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(short / "second"))
     code, out, err = end(matrix(short, *AT_URL), PATIENCE_S)
     assert code == 0 and "without an end: waiting 30 s for a sign of it" in out, out + err
     whole(short, monkeypatch, out)
