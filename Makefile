@@ -8,7 +8,7 @@ help:
 	@echo "make smoke     train baseline, +SEL and +L_align and print the table (about 4 minutes on two cores)"
 	@echo "make test      fast tests;  make test-all: also slow and browser tests"
 	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes on two cores)"
-	@echo "make doors     as root: two users on one machine, and what listens, written to docs/security.md (2 minutes)"
+	@echo "make doors     as root: two users on one machine, and what listens, written to docs/security.md (2 to 15 minutes)"
 	@echo "make check     ruff and mypy over source and tests"
 	@echo "make bench     measure speed and cost; figures go to bench/"
 	@echo "make ui        MLflow over results/"

@@ -26,6 +26,7 @@ from harness.orchestration.schedule import Ended, Job, Share
 
 REUSE_S = 60.0  # a process that trained for longer is replaced: nothing of it reaches the next trial
 POLL_S = 1.0
+PENDING_S = 10.0  # an attempt of which nothing is heard for so long waits for room
 FOUND_S = 60.0  # a result may be seen so much later than its trial ends, on a network file system
 LAST_WORDS_S = 2.0  # when a team falls apart, its other processes have this long to say why
 BROKEN = ("crashed", "failed", "oom")
@@ -230,6 +231,9 @@ class RayPool:
         if not self._running:
             time.sleep(timeout_s)
             return self._found([])
+        now = time.monotonic()
+        if self._idle and any(r.heard is None and now - r.begun > PENDING_S for r in self._running.values()):
+            self._clear()  # placed on a node that was lost meanwhile, say: what frees up here is what it waits for
         refs = {ref: id for id, r in self._running.items() for ref in (*r.mates, r.ref)}
         ready, _ = self._ray.wait(list(refs), timeout=timeout_s)
         if ready:

@@ -1,13 +1,14 @@
 """Driver and workers must see one folder of results: found out before anything is trained."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 from harness.experiment.spec import Run
 from harness.orchestration import attempt, launch, pool, shared
 from harness.orchestration.pool import RayPool
-from harness.orchestration.schedule import Ended
+from harness.orchestration.schedule import Ended, Share
 from harness.store import remote
 from tests.fake_trials import entry, finished
 
@@ -90,3 +91,31 @@ def test_a_pool_waits_for_a_result_that_is_late_and_then_calls_the_trial_failed(
     ((id, ended),) = ray.wait(0)
     assert id == "b" and ended.word == "failed" and "said diverged" in ended.message
     assert ray.wait(0) == []
+
+
+def test_idle_processes_make_room_for_an_attempt_that_waits(monkeypatch):
+    """Where a node is lost before Ray says so, an attempt may be placed for which there is no room any more."""
+
+    class Ray:
+        def __init__(self):
+            self.killed = []
+
+        def wait(self, refs, **_):
+            return [], refs
+
+        def kill(self, actor):
+            self.killed.append(actor)
+
+    ray, share = Ray(), Share(0.5, 1)
+    waiting = RayPool(ray, Run(), "none")
+    waiting._idle = [(share, "idle")]
+    waiting._running["a"] = pool._Running("actor", share, "a/1", Path("a"), "ref")
+    waiting.wait(0)
+    assert ray.killed == [], "it may only be starting"
+    monkeypatch.setattr(pool, "PENDING_S", -1.0)
+    waiting._running["a"].heard = 1, {}
+    waiting.wait(0)
+    assert ray.killed == [], "it runs"
+    waiting._running["a"].heard = None
+    waiting.wait(0)
+    assert ray.killed == ["idle"] and not waiting._idle
