@@ -382,6 +382,7 @@ def pictures(args: argparse.Namespace) -> int:
     option("--source", type=Path, required=True, help="what was downloaded: archive, LMDB or folder"),
     option("--out", type=Path, required=True, help="the ZIP to write, in StyleGAN's format"),
     option("--resolution", type=int, help="side of the images (default: the set's own)"),
+    option("--crop", help="what is not square: none (refused), centre (cut), pad (with black; default: the set's own)"),
     option("--filter", help="resize filter: box, lanczos, bicubic, ... (default: the set's own)"),
     option("--max-images", type=int, help="stop after so many"),
     option("--workers", type=int, help="processes (default: one per core)"),
@@ -393,7 +394,7 @@ def data(args: argparse.Namespace) -> int:
 
     with console.counting(args.name) as progress:
         made = prepare(
-            args.name, args.source, args.out, resolution=args.resolution, filter=args.filter,
+            args.name, args.source, args.out, resolution=args.resolution, filter=args.filter, crop=args.crop,
             max_images=args.max_images, workers=args.workers, progress=progress,
         )  # fmt: skip
     for note in made.notes:

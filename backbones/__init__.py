@@ -4,11 +4,12 @@ A backbone is one module in this package with
 
     Options                                                  frozen dataclass, typed fields
     check(options, resolution, num_classes) -> None          ValueError("key: rule") if it can't be made
-    build(options, resolution, num_classes) -> (Generator, Discriminator)
+    build(options, resolution, num_classes, channels=3) -> (Generator, Discriminator)
     MOMENTS                                                  whether G keeps running moments; not said: yes
 
 `build` draws the initial weights from torch's global generator, which the caller has
-seeded. Nothing here knows heatmaps, SEL, Ray or MLflow; nothing here imports `harness`.
+seeded. `channels` of the images are 1 (grey) or 3. Nothing here knows heatmaps, SEL, Ray or
+MLflow; nothing here imports `harness`.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ def identity(site: Site, x: Tensor) -> Tensor:
 
 
 class Synthesis(NamedTuple):
-    """`images` [N, 3, R, R], about [-1, 1]; `ws`, the latents that entered synthesis
+    """`images` [N, C, R, R], C 1 or 3, about [-1, 1]; `ws`, the latents that entered synthesis
     ([N, num_ws, w_dim] for style-based generators, z itself otherwise)."""
 
     images: Tensor
@@ -153,7 +154,7 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """images [N, 3, R, R], labels int64 [N] or None -> raw logits [N] (float32, before
+        """images [N, C, R, R], labels int64 [N] or None -> raw logits [N] (float32, before
         any activation) and the asked feature maps {name: [N, C, H, W]}, in the graph."""
         h, feats = self.penultimate(images, taps=taps)
         return self.logits_of(h, labels), feats

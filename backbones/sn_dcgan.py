@@ -46,11 +46,13 @@ def check(options: Options, resolution: int, num_classes: int) -> None:
         raise ValueError(f"resolution: {resolution}: sn_dcgan makes 32, 64 or 128; resize the dataset")
 
 
-def build(options: Options, resolution: int, num_classes: int) -> tuple["SNDCGANGenerator", "SNDCGANDiscriminator"]:
+def build(
+    options: Options, resolution: int, num_classes: int, channels: int = 3
+) -> tuple["SNDCGANGenerator", "SNDCGANDiscriminator"]:
     """G and D with initial weights N(0, 0.02) from torch's global generator."""
     check(options, resolution, num_classes)
-    g = SNDCGANGenerator(options, resolution, num_classes)
-    return g, SNDCGANDiscriminator(options, resolution, num_classes)
+    g = SNDCGANGenerator(options, resolution, num_classes, channels)
+    return g, SNDCGANDiscriminator(options, resolution, num_classes, channels)
 
 
 def _channels(resolution: int, at: int, width: float) -> int:
@@ -104,12 +106,12 @@ class _Norm(nn.Module):
 
 
 class SNDCGANGenerator(Generator):
-    """z [N, z_dim] in [-1, 1) (or normal) -> images [N, 3, R, R] in (-1, 1).
+    """z [N, z_dim] in [-1, 1) (or normal) -> images [N, C, R, R] in (-1, 1).
 
     Sites: "latent" (z itself), then "4", "8", "16", ...: the feature map of that side after its ReLU.
     """
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.z_dim, self.num_classes, self.resolution = options.z_dim, num_classes, resolution
         self.latent = options.latent
@@ -126,7 +128,7 @@ class SNDCGANGenerator(Generator):
             _Norm(c, num_classes, options.norm_eps, vector=self.vector and not i)
             for i, c in enumerate([first, *widths[1:]])
         )
-        self.to_rgb = _init(nn.Conv2d(widths[-1], 3, 3, padding=1))
+        self.to_rgb = _init(nn.Conv2d(widths[-1], channels, 3, padding=1))
         self.sites = (
             Site("latent", options.z_dim, 0),
             *(Site(str(s), c, s) for s, c in zip(sides, widths, strict=True)),
@@ -157,16 +159,16 @@ class SNDCGANGenerator(Generator):
 
 
 class SNDCGANDiscriminator(Discriminator):
-    """images [N, 3, R, R] -> raw logits [N]. Tap "r" is the last feature map of side r, after its leaky ReLU."""
+    """images [N, C, R, R] -> raw logits [N]. Tap "r" is the last feature map of side r, after its leaky ReLU."""
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.num_classes, self.resolution, self.slope = num_classes, resolution, options.d_slope
         stages = int(math.log2(resolution // 4))
         widths = [max(1, round(options.width * min(_MAX, _BASE << i))) for i in range(stages + 1)]
         self.conv, self.down = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(widths):
-            before = 3 if i == 0 else (widths[i - 1] if options.d_layout == "B" else c)
+            before = channels if i == 0 else (widths[i - 1] if options.d_layout == "B" else c)
             self.conv.append(_spectral(_init(nn.Conv2d(before, c, 3, padding=1))))
             if i < stages:
                 after = c if options.d_layout == "B" else widths[i + 1]

@@ -60,10 +60,13 @@ def check(options: Options, resolution: int, num_classes: int) -> None:
         raise ValueError(f"mbstd_channels: {options.mbstd_channels}: must divide the {_channels(options, 4)} of 4x4")
 
 
-def build(options: Options, resolution: int, num_classes: int) -> tuple["Generator", "Discriminator"]:
+def build(
+    options: Options, resolution: int, num_classes: int, channels: int = 3
+) -> tuple["Generator", "Discriminator"]:
     """The pair; its weights are drawn from torch's global generator."""
     check(options, resolution, num_classes)
-    return Generator(options, resolution, num_classes), Discriminator(options, resolution, num_classes)
+    g = Generator(options, resolution, num_classes, channels)
+    return g, Discriminator(options, resolution, num_classes, channels)
 
 
 def own_name(reference: str) -> str | None:
@@ -134,16 +137,16 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to three channels, not demodulated."""
+    """Modulated 1x1 convolution to the image's channels, not demodulated."""
 
-    def __init__(self, site: Site, w_dim: int, clamp: float | None) -> None:
+    def __init__(self, site: Site, channels: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
         self.site = site
         self.clamp = clamp
         self.weight_gain = 1 / math.sqrt(site.channels)
         self.affine = L.FullyConnected(w_dim, site.channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(3, site.channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.randn(channels, site.channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor, fused: bool) -> Tensor:
         styles = self.affine(w) * self.weight_gain
@@ -165,7 +168,9 @@ class SynthesisBlock(nn.Module):
 
     resample_filter: Tensor
 
-    def __init__(self, options: Options, in_channels: int, resolution: int, allow_fp16: bool) -> None:
+    def __init__(
+        self, options: Options, in_channels: int, resolution: int, image_channels: int, allow_fp16: bool
+    ) -> None:
         super().__init__()
         channels, name = _channels(options, resolution), f"b{resolution}"
         self.allow_fp16 = allow_fp16
@@ -177,7 +182,8 @@ class SynthesisBlock(nn.Module):
             self.conv0 = SynthesisLayer(site, channels, options.w_dim, 2, options.conv_clamp)
         site = Site(f"{name}.conv1", channels, resolution)
         self.conv1 = SynthesisLayer(site, channels, options.w_dim, 1, options.conv_clamp)
-        self.torgb = ToRGB(Site(f"{name}.torgb", channels, resolution), options.w_dim, options.conv_clamp)
+        site = Site(f"{name}.torgb", channels, resolution)
+        self.torgb = ToRGB(site, image_channels, options.w_dim, options.conv_clamp)
         self.register_buffer("resample_filter", setup_filter((1, 3, 3, 1)), persistent=False)
 
     @property
@@ -207,15 +213,15 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """ws [N, num_ws, w_dim] -> images [N, 3, R, R]."""
+    """ws [N, num_ws, w_dim] -> images [N, C, R, R]."""
 
-    def __init__(self, options: Options, resolution: int) -> None:
+    def __init__(self, options: Options, resolution: int, channels: int = 3) -> None:
         super().__init__()
         self.fused = options.fused
         self.resolution = resolution
         for r in (2**i for i in range(2, resolution.bit_length())):
             allow_fp16 = r >= _half_from(options, resolution)
-            self.add_module(f"b{r}", SynthesisBlock(options, _channels(options, r // 2), r, allow_fp16))
+            self.add_module(f"b{r}", SynthesisBlock(options, _channels(options, r // 2), r, channels, allow_fp16))
         self.num_ws = sum(len(block.convs) for block in self.blocks) + 1
 
     @property
@@ -244,7 +250,7 @@ class Generator(backbones.Generator):
     LATENT = "latent"
     copied = ("mapping.w_avg",)
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.z_dim = options.z_dim
         self.num_classes = num_classes
@@ -256,7 +262,7 @@ class Generator(backbones.Generator):
         self.mapping = L.Mapping(
             options.z_dim, num_classes, options.w_dim, options.mapping_layers, options.mapping_lr_mult
         )
-        self.synthesis = SynthesisNetwork(options, resolution)
+        self.synthesis = SynthesisNetwork(options, resolution, channels)
         self.num_ws = self.synthesis.num_ws
         self.latent = Site(self.LATENT, options.z_dim, 0)
         self.sites = (self.latent, *(site for block in self.synthesis.blocks for site in block.sites))
@@ -322,17 +328,17 @@ class Generator(backbones.Generator):
 class DiscriminatorBlock(nn.Module):
     """Two 3x3 convolutions, the second halves the size; `skip` around them in the resnet."""
 
-    def __init__(self, options: Options, resolution: int, from_rgb: bool, allow_fp16: bool) -> None:
+    def __init__(self, options: Options, resolution: int, from_channels: int, allow_fp16: bool) -> None:
         super().__init__()
         c, out, clamp = _channels(options, resolution), _channels(options, resolution // 2), options.conv_clamp
         self.allow_fp16 = allow_fp16
-        self.fromrgb = L.Conv(3, c, 1, act="lrelu", clamp=clamp) if from_rgb else None
+        self.fromrgb = L.Conv(from_channels, c, 1, act="lrelu", clamp=clamp) if from_channels else None
         self.conv0 = L.Conv(c, c, 3, act="lrelu", clamp=clamp)
         self.conv1 = L.Conv(c, out, 3, act="lrelu", clamp=clamp, down=2)
         self.skip = L.Conv(c, out, 1, bias=False, clamp=clamp, down=2) if options.architecture == "resnet" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, c or 3, r, r] -> [N, c', r / 2, r / 2]"""
+        """[N, c or the image's, r, r] -> [N, c', r / 2, r / 2]"""
         with _precision(x.device, self.allow_fp16) as half:
             x = L.layout(x if half else L.full(x))
             if self.fromrgb is not None:
@@ -367,7 +373,7 @@ class Discriminator(backbones.Discriminator):
     """Tap "r" is the output of the block that halves 2r to r. Conditional: the logit is the
     projection of the last features on the mapped label."""
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.resolution = resolution
@@ -375,7 +381,7 @@ class Discriminator(backbones.Discriminator):
         self.taps = tuple(str(r // 2) for r in reversed(self.sizes))
         for r in self.sizes:
             allow_fp16 = r >= _half_from(options, resolution)
-            self.add_module(f"b{r}", DiscriminatorBlock(options, r, r == resolution, allow_fp16))
+            self.add_module(f"b{r}", DiscriminatorBlock(options, r, channels if r == resolution else 0, allow_fp16))
         width = _channels(options, 4)
         self.b4 = Epilogue(options, width if num_classes else 1)
         if num_classes:

@@ -32,7 +32,9 @@ class Backbone(Shelved, Protocol):
     """A file of backbones/."""
 
     def check(self, options: Any, resolution: int, num_classes: int) -> None: ...
-    def build(self, options: Any, resolution: int, num_classes: int) -> "tuple[Generator, Discriminator]": ...
+    def build(
+        self, options: Any, resolution: int, num_classes: int, channels: int = 3
+    ) -> "tuple[Generator, Discriminator]": ...
 
 
 class Variant(Shelved, Protocol):

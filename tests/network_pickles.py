@@ -121,11 +121,13 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def state(c_dim: int = 0, architecture: Any = "resnet", seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def state(
+    c_dim: int = 0, architecture: Any = "resnet", seed: int = 0, channels: int = 3
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Reference-style states of a small G and D: ours with the filters that are constants here."""
     torch.manual_seed(seed)
     options = stylegan2.Options(8, 8, 2, channel_base=128, channel_max=8, architecture=architecture)
-    g, d = stylegan2.build(options, 32, c_dim)
+    g, d = stylegan2.build(options, 32, c_dim, channels)
     made = []
     for module in (g, d):
         tensors = {k: torch.randn_like(v) for k, v in module.state_dict().items()}
@@ -136,8 +138,9 @@ def state(c_dim: int = 0, architecture: Any = "resnet", seed: int = 0) -> tuple[
 
 def content(**changes: Any) -> dict[str, Any]:
     """A whole small pickle's content; G_ema is not G."""
-    sizes = SIZES | {k: changes.pop(k) for k in ("c_dim",) if k in changes}
-    (g, d), (raw, _) = state(sizes["c_dim"]), state(sizes["c_dim"], seed=1)
+    sizes = SIZES | {k: changes.pop(k) for k in ("c_dim", "img_channels") if k in changes}
+    kind = {"c_dim": sizes["c_dim"], "channels": sizes["img_channels"]}
+    (g, d), (raw, _) = state(**kind), state(**kind, seed=1)
     return {
         "G": generator(sizes, raw),
         "D": discriminator(sizes, d),

@@ -29,12 +29,14 @@ class ResumableZip:
     """Use as a context manager: `written` images are there already; `add` the next ones, then
     `finish`. Leaving before that keeps `<out>.part` for the same call to continue.
 
-    `job` is plain data that says what is being made; a partial file of another job is refused.
+    `job` is plain data that says what is being made. A partial file of another job, with other options or of a
+    source that was mended since, is of no use: the work begins anew, and `begun_anew` has a line that says so.
     """
 
     def __init__(self, out: Path, job: dict[str, Any]) -> None:
         self.out = out
         self.written = 0
+        self.begun_anew: tuple[str, ...] = ()
         self._job = job
         self._part = out.with_name(out.name + ".part")
         self._job_file = out.with_name(out.name + ".part.json")
@@ -70,7 +72,8 @@ class ResumableZip:
             job = None  # killed before the first image
         infos = _whole_entries(self._file) if job is not None else []
         if infos and job != self._job:
-            raise UserError(f"{self._part}: was begun with other options or another source; remove it to start anew")
+            self.begun_anew = (f"{self._part.name}: was begun with other options or another source, and made anew",)
+            infos = []
         self._file.seek(infos[-1].header_offset + _length(infos[-1]) if infos else 0)
         self._file.truncate()
         write_atomic(self._job_file, json.dumps(self._job).encode())

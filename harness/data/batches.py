@@ -17,7 +17,7 @@ def order(seed: int, length: int, epoch: int) -> np.ndarray:
 
 
 def batch(data: ImageSet, seed: int, start: int, n: int, conditional: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Real images start .. start + n of the endless sequence of shuffled epochs: uint8 [n, 3, R, R], labels.
+    """Real images start .. start + n of the endless sequence of shuffled epochs: uint8 [n, C, R, R], labels.
 
     With `xflip` an epoch holds every image and its mirror, as in StyleGAN2.
     """

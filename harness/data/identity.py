@@ -10,10 +10,10 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from harness.data.image_files import BROKEN, LABELS, SUFFIXES, counts, walk
+from harness.data.image_files import BROKEN, LABELS, SUFFIXES, chosen, counts, walk
 from harness.disk import cache_folder, write_atomic
 from harness.errors import UserError, one_line
 
@@ -33,9 +33,21 @@ def of(path: Path, names: Collection[str] | None = None) -> str | None:
         files = {n: p for n, p in walk(path).items() if read(n)} if path.is_dir() else {"": path}
         found, newest = _stamp(path, files)
         asked = [*SUFFIXES, LABELS] if names is None else ["names", *sorted(names)]
-        return remembered((_hash([VERSION, asked, found]), newest), lambda: _read(path, files, read))
+        return remembered((digest([VERSION, asked, found]), newest), lambda: _read(path, files, names))
     except BROKEN as e:
         raise UserError(f"dataset.path: {path}: not readable ({one_line(e)}); check the file") from None
+
+
+def of_contents(files: Mapping[str, Path], read: Callable[[str], bytes]) -> str:
+    """Of what `read` makes of each of `files`, by name: the same whether it lies packed or not."""
+
+    def find() -> str:
+        return f"contents:{digest(sorted((name, hashlib.sha256(read(name)).hexdigest()) for name in files))}"
+
+    found, newest = _stamp(Path(), dict(files))
+    return remembered(
+        (digest([VERSION, "contents", sorted((n, str(p.absolute())) for n, p in files.items()), found]), newest), find
+    )
 
 
 def stamp(path: Path) -> str:
@@ -60,16 +72,20 @@ def _stamp(path: Path, files: dict[str, Path]) -> tuple[str, float]:
     stats = {name: p.stat() for name, p in files.items()}
     rows = [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for n, s in sorted(stats.items())]
     newest = max((max(s.st_mtime, s.st_ctime) for s in stats.values()), default=0.0)
-    return _hash([str(path.absolute()), rows]), newest
+    return digest([str(path.absolute()), rows]), newest
 
 
-def _read(path: Path, files: dict[str, Path], counts: Callable[[str], bool]) -> str:
+def _read(path: Path, files: dict[str, Path], names: Collection[str] | None) -> str:
     if path.is_dir():
-        return f"folder:{_hash(sorted((name, _of_file(p)) for name, p in files.items()))}"
+        sizes = {name: p.stat().st_size for name, p in files.items()}
+        found = chosen(sizes, lambda name: files[name].read_bytes()) if names is None else set(files)
+        return f"folder:{digest(sorted((name, _of_file(files[name])) for name in found))}"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            infos = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if counts(i.filename)]
-            return f"zip:{_hash(sorted(infos))}"
+            sizes = {i.filename: i.file_size for i in archive.infolist()}
+            found = chosen(sizes, archive.read) if names is None else set(names)
+            rows = [(i.filename, i.file_size, i.CRC) for i in archive.infolist() if i.filename in found]
+            return f"zip:{digest(sorted(rows))}"
     return f"file:{_of_file(path)}"
 
 
@@ -78,5 +94,6 @@ def _of_file(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _hash(content: object) -> str:
+def digest(content: object) -> str:
+    """32 hex digits of plain data."""
     return hashlib.sha256(json.dumps(content).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The images of a ZIP or a folder, with the labels of its `dataset.json`: StyleGAN's format.
+"""The images of a ZIP or a folder, with the labels of its `dataset.json`, StyleGAN's format, or of its folders.
 
 Nothing is extracted, and no name inside is ever joined to a path.
 """
@@ -23,8 +23,10 @@ from harness.errors import UserError, one_line
 
 EPOCH = 1
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LATER = (".jfif", ".tif", ".tiff", ".bmp", ".gif")  # formats that were passed over when many a table was written
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", *LATER)
 HIDDEN = "hidden file"
+UNFINISHED = (".part", ".part.json")  # what `data prepare` and downloads leave behind when they are stopped
 MAX_FILE_BYTES = 256 * 2**20
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
@@ -35,7 +37,8 @@ class ImageFiles:
 
     `identity` changes when the files do. `prepared` is what `data prepare` recorded, if it did. `skipped`: how many
     files are left out, {why: n}, whatever the reason. `notes`: lines on that, and on what is there and not used.
-    `unlabelled`: why there are no labels, where there are none.
+    `unlabelled`: why there are no labels, where there are none. `classes`: what the classes are called, where that is
+    known. `by_folder`: whether the labels are the names of folders.
     """
 
     path: Path
@@ -48,6 +51,8 @@ class ImageFiles:
     skipped: Mapping[str, int]
     notes: tuple[str, ...]
     unlabelled: str
+    classes: tuple[str, ...]
+    by_folder: bool
 
 
 def open_files(path: Path, key: str) -> ImageFiles:
@@ -61,12 +66,13 @@ def open_files(path: Path, key: str) -> ImageFiles:
     except BROKEN as e:
         raise UserError(f"{place}: not a readable ZIP or folder ({one_line(e)}); make it again") from None
     tables = [n for n in sizes if n.endswith(LABELS) and normal(n) == LABELS]
-    names = tuple(sorted(n for n in sizes if counts(n) and n not in tables))
-    others = [n for n in sizes if not counts(n)]
+    read_ones = chosen(sizes, read)
+    names = tuple(sorted(read_ones - set(tables)))
+    others = [n for n in sizes if n not in read_ones]
     skipped.update(_kind(n) for n in others)
     if not names:
         besides = f" (left out: {listed(skipped)})" if skipped else ""
-        raise UserError(f"{place}: holds no images{besides}; it must hold PNG, JPEG or WebP files")
+        raise UserError(f"{place}: holds no images{besides}; it must hold PNG, JPEG, WebP, TIFF, BMP or GIF files")
     if len(tables) > 1:
         raise UserError(f"{place}: holds {LABELS} twice ({', '.join(map(repr, tables))}); keep one")
     for name in (*names, *tables):
@@ -74,18 +80,37 @@ def open_files(path: Path, key: str) -> ImageFiles:
             raise UserError(f"{place}: {name}: {sizes[name]} bytes: must be at most {MAX_FILE_BYTES}; remove it")
     meta = _table.read_meta(read, tables[0], place) if tables else {}
     labels = _table.read_labels(meta, names, f"{place}: {LABELS}")
-    said = _table.unused((n for n in others if not _hidden(n)), meta)
+    classes = _table.class_names(meta)
+    seen = [n for n in others if not _hidden(n) and not n.endswith(UNFINISHED)]
+    said = _table.unused(seen, meta)
     notes = (*([f"left out: {listed(skipped)}"] if skipped else []), *said)
+    folders = _table.Folders(None) if tables else _table.of_folders(names, seen)
+    if folders.labels:
+        labels, classes = folders.labels, folders.classes
+        notes = (*notes, f"labels are the names of {len(classes)} folders: {_table.shown(list(classes))}")
     return ImageFiles(
         path, names, labels, max(labels.values()) + 1 if labels else 0,
         meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None, identity, read,
-        dict(sorted(skipped.items())), notes, "" if labels else _table.why_none(names, bool(tables), said),
+        dict(sorted(skipped.items())), notes, "" if labels else _table.why_none(bool(tables), said, folders.why),
+        classes if labels else (), folders.labels is not None,
     )  # fmt: skip
 
 
 def counts(name: str) -> bool:
     """Whether a file of this name, relative to the ZIP or folder, is one of those that are read."""
     return name.endswith(LABELS) and normal(name) == LABELS or name.lower().endswith(SUFFIXES) and not _hidden(name)
+
+
+def chosen(sizes: Mapping[str, int], read: Callable[[str], bytes]) -> set[str]:
+    """Which of these files are read: images and the table; of a format in LATER, beside a table with labels, only
+    those that it names, so that a set from when they were passed over stays what it was."""
+    names = {n for n in sizes if counts(n)}
+    later = {n for n in names if n.lower().endswith(LATER)}
+    tables = [n for n in names if n.endswith(LABELS)]
+    if not later or len(tables) != 1 or sizes[tables[0]] > MAX_FILE_BYTES:
+        return names
+    named = _table.named(read(tables[0]), later)
+    return names if named is None else names - (later - named)
 
 
 def listed(skipped: Mapping[str, int]) -> str:
@@ -158,7 +183,8 @@ def _folder(path: Path, place: str, skipped: Counter[str]) -> tuple[dict[str, in
             raise UserError(f"{place}: {name}: not readable ({one_line(e)}); check the file") from None
 
     # Reading every file to identify a folder would cost as much as decoding it.
-    rows = sorted((n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items())
+    read_ones = {n: s for n, s in stats.items() if counts(n)}
+    rows = sorted((n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in read_ones.items())
     content = [str(path.resolve()), rows]
     return {n: s.st_size for n, s in stats.items()}, read, _hash(content)
 
@@ -167,8 +193,10 @@ def _kind(name: str) -> str:
     """How a file that is no image by its name is counted; few kinds, whatever names there are."""
     if _hidden(name):
         return HIDDEN
+    if name.endswith(UNFINISHED):
+        return "unfinished file"
     suffix = PurePosixPath(name).suffix.lower()
-    return f"{suffix} file" if suffix[1:].isalpha() and len(suffix) <= 6 else "other file"
+    return f"{suffix} file" if suffix[1:2].isalpha() and suffix[1:].isalnum() and len(suffix) <= 6 else "other file"
 
 
 def _hidden(name: str) -> bool:

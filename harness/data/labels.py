@@ -2,11 +2,15 @@
 
 Names in it are names, not bytes: both slashes part folders, `./` in front means nothing, and letters with marks are
 the same in every normal form of Unicode. What is there and is not read, is named.
+
+Where there is no table, folders are classes (the convention of torchvision's ImageFolder): see `of_folders`.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +25,7 @@ DATA = (
     ".pkl", ".pt", ".lst",
 )  # fmt: skip
 PROSE = ("readme", "license", "licence", "copying", "notice", "changelog", "citation")
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 SHOWN = 3
 
 
@@ -93,6 +98,15 @@ class _Meant:
         return same[0]
 
 
+def named(table: bytes, names: Collection[str]) -> set[str] | None:
+    """Those of `names` that a dataset.json gives a label; None where it has no labels, or none that can be read."""
+    try:
+        rows = {normal(name) for name, _ in json.loads(table)["labels"]}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return {n for n in names if normal(n) in rows or normal(_as_utf8(n)) in rows} if rows else None
+
+
 def _as_utf8(name: str) -> str:
     """A name that a ZIP holds in UTF-8 without saying so, which is read as the code page of the first PCs."""
     try:
@@ -111,21 +125,63 @@ def unused(others: Iterable[str], meta: dict[str, Any]) -> list[str]:
     rest = [n for n in files if n not in elsewhere]
     if rest:
         said.append(f"not used: {shown(rest)}; labels are read from {LABELS} at the top")
-    keys = [str(k) for k in meta if k not in ("labels", "prepared")]
+    keys = [str(k) for k in meta if k not in ("labels", "prepared") and not (k == "classes" and class_names(meta))]
     if keys:
         said.append(f"not used: {shown(keys)} in {LABELS}; labels are read from its key labels")
     return said
 
 
-def why_none(names: Collection[str], at_top: bool, said: list[str]) -> str:
-    """Why these images have no labels, with what to do."""
+def why_none(at_top: bool, said: list[str], folders: str) -> str:
+    """Why these images have no labels, with what to do; `folders`: why their folders are no classes."""
     if said:
         return "; ".join(said)
     if at_top:
         return f"{LABELS} has no labels"
-    folders = sorted({normal(n).rpartition("/")[0] for n in names} - {""})
-    also = f"; names of folders ({shown(folders)}) are not read as labels" if len(folders) > 1 else ""
-    return f"there is no {LABELS} at the top{also}"
+    return f"there is no {LABELS} at the top{f'; {folders}' if folders else ''}"
+
+
+def class_names(meta: dict[str, Any]) -> tuple[str, ...]:
+    """What dataset.json calls its classes, in the order of their numbers; empty where it does not say so."""
+    found = meta.get("classes")
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        return ()
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """`labels` by file name and the `classes` they number; or None, () and `why`, a clause, or empty."""
+
+    labels: dict[str, int] | None
+    classes: tuple[str, ...] = ()
+    why: str = ""
+
+
+def of_folders(names: Collection[str], others: Iterable[str]) -> Folders:
+    """Class numbers by folder, in the order of the folders' names: where every image lies in one of several folders
+    at the top, or at the top of the one folder that holds everything, as a ZIP of a folder has it. How deep inside
+    of it an image lies is all the same.
+
+    No classes are folders called like the parts of a data set (SPLITS), and numbers of five digits, into which FFHQ
+    and StyleGAN's ZIPs are cut. A label table among `others` at the same place is what was meant, though not read.
+    """
+    folders = {name: normal(name).split("/")[:-1] for name in names}
+    least, most = min(folders.values()), max(folders.values())
+    depth = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), min(len(least), len(most)))
+    top = "/".join([*least[:depth], LABELS])
+    if any(normal(name).lower() == top.lower() for name in others):
+        return Folders(None)
+    loose = min((name for name, parts in folders.items() if len(parts) == depth), default=None)
+    if loose is not None:
+        some = sorted({parts[depth] for parts in folders.values() if len(parts) > depth})
+        return Folders(None, why=f"folders ({shown(some)}) are no classes: {loose} is in none" if some else "")
+    classes = sorted({parts[depth] for parts in folders.values()})
+    if all(name.lower() in SPLITS for name in classes):
+        return Folders(None, why=f"folders ({shown(classes)}) are no classes but parts of a data set; name one of them")
+    if all(re.fullmatch(r"[0-9]{5}", name) for name in classes):
+        return Folders(None, why=f"folders ({shown(classes)}) are no classes but numbered parts")
+    number = {name: i for i, name in enumerate(classes)}
+    return Folders({name: number[parts[depth]] for name, parts in folders.items()}, tuple(classes))
 
 
 def shown(names: list[str]) -> str:

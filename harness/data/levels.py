@@ -5,9 +5,7 @@ A 16-bit file whose values are of 12 bits is dark by its format, and stays so: b
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from harness.data.imageset import blocks
+from harness.data.imageset import Pixels, blocks
 
 LEAST = 32  # levels between the darkest and the brightest pixel of an image, of 256
 SAMPLE = 1024  # images
@@ -33,7 +31,7 @@ def notes(ranges: Mapping[str, tuple[int, int]], flat: int, count: int) -> list[
     return said
 
 
-def of_sample(images: np.ndarray) -> list[str]:
+def of_sample(images: Pixels) -> list[str]:
     """Notes on uint8 images [N, C, R, R], by at most SAMPLE of them, evenly spread."""
     some = images[:: -(-len(images) // SAMPLE)]
     ends = [(int(block.min()), int(block.max())) for block in blocks(some)]

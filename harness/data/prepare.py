@@ -18,19 +18,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from harness import process
 from harness.data import levels
 from harness.data.archive import ResumableZip, entry_name
-from harness.data.decode import Filter, centre_crop, decode, require_square, resize
+from harness.data.decode import Crop, Filter, decode, resize, square
 from harness.data.image_files import open_files
 from harness.errors import UserError, one_line
 from harness.plugins import hint
 
-Crop = Literal["none", "centre"]
 Progress = Callable[[int, int], None]
 """Called with the images written so far and their number."""
 
@@ -39,13 +38,14 @@ Progress = Callable[[int, int], None]
 class Source:
     """`total` images with their class numbers (None: unlabelled). `read(start)` yields
     (name, bytes) from image `start` on, in a fixed order. `identity` is plain data. `notes`: what one should know of
-    files that are there and not read."""
+    files that are there and not read. `classes`: what they are called, where that is known."""
 
     total: int
     labels: list[int] | None
     identity: Any
     read: Callable[[int], Generator[tuple[str, bytes], None, None]]
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,19 @@ def prepare(
         if archive.written < total:
             raise UserError(f"--source: {source}: ended after {archive.written} of {total} images; fetch it again")
         labels = None if opened.labels is None else [(entry_name(i), v) for i, v in enumerate(opened.labels[:total])]
-        archive.finish({"labels": labels, "prepared": record})
+        named = {"classes": list(opened.classes)} if opened.classes else {}
+        archive.finish({"labels": labels, **named, "prepared": record})
+    said = (*archive.begun_anew, *opened.notes, *_lost_classes(opened.labels or [], total))
     changed = [f"{n} of {total} images are {what}" for what, n in sorted(met.items())]
     some = "" if here == total else f" (the {here} images of this call)"
     changed += [f"{note}{some}" for note in levels.notes(ranges, flat, here)]
-    return Prepared(out, total, make.resolution, out.stat().st_size, (*opened.notes, *changed))
+    return Prepared(out, total, make.resolution, out.stat().st_size, (*said, *changed))
+
+
+def _lost_classes(labels: list[int], total: int) -> list[str]:
+    """A note where the first `total` images, which are often sorted by class, leave some classes out."""
+    there, kept = len(set(labels)), len(set(labels[:total]))
+    return [f"{kept} of {there} classes are left; dataset.max_images takes some of each"] if kept < there else []
 
 
 def _recipe(name: str, resolution: Any, filter: Any, crop: Any, max_images: Any) -> Recipe:
@@ -149,7 +157,7 @@ def _size(recipe: Recipe, source: Source) -> tuple[int, Filter | None]:
         return recipe.resolution, recipe.filter
     with closing(source.read(0)) as items:
         name, data = next(items)
-    return min(decode(data, name).image.size), None
+    return square(decode(data, name).image, recipe.crop, name, "--crop").width, None
 
 
 # ── one image ────────────────────────────────────────────────────────────────
@@ -175,10 +183,7 @@ class _Make:
 
     def __call__(self, name: str, data: bytes) -> _Made:
         picture = decode(data, name)
-        image = picture.image
-        if self.crop == "centre":
-            image = centre_crop(image)
-        require_square(image, name)
+        image = square(picture.image, self.crop, name, "--crop")
         if self.filter is not None:
             image = resize(image, self.resolution, self.filter)
         if image.width != self.resolution:
@@ -226,7 +231,7 @@ def _open_files(path: Path) -> Source:
             yield f"--source: {path}: {name}", files.read(name)
 
     labels = None if files.labels is None else [files.labels[n] for n in files.names]
-    return Source(len(files.names), labels, files.identity, read, files.notes)
+    return Source(len(files.names), labels, files.identity, read, files.notes, files.classes)
 
 
 def _open_lsun(path: Path) -> Source:

@@ -1,8 +1,10 @@
 """Datasets: uint8 images with or without labels, identified by their content.
 
-cifar10.py      CIFAR-10, from the genuine archive
-image_zip.py    StyleGAN's format: a ZIP or a folder
-synthetic.py    drawn shapes, made when asked for
+cifar10.py                CIFAR-10, from the genuine archive
+fashion_mnist.py          Fashion-MNIST, from its four IDX files
+stacked_fashion_mnist.py  three of its images as red, green and blue: 1,000 modes, made when asked for
+image_zip.py              StyleGAN's format: a ZIP or a folder
+synthetic.py              drawn shapes, made when asked for
 
 A dataset is one module in this package with
 
@@ -14,4 +16,6 @@ A dataset is one module in this package with
     PART                                     optional: names of the options by which training sees a part of the
                                              split; `load` then says of what (`part_of`, `held_out` of the ImageSet)
     load(options, split="train") -> ImageSet (`harness.data.imageset`) UserError on anything bad
+
+Files beginning with "_" are what datasets share.
 """

@@ -1,13 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009), from the genuine "python version" archive or its extracted folder."""
 
-import hashlib
-import http.client
-import os
-import sys
 import tarfile
-import urllib.request
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,19 +11,18 @@ import numpy as np
 
 from harness.data import cifar_batches as _batches
 from harness.data import identity as _identity
-from harness.data import levels
-from harness.data.imageset import ImageSet, Split, fingerprint
-from harness.disk import fresh
+from harness.data import levels, part
+from harness.data.download import Progress, fetch, printed
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError, one_line
 
 EPOCH = 1
-PART = ("max_images",)
+PART = ("max_images", "fraction")
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 SIZE = 170_498_071
 MAX_BATCH_BYTES = 64 * 2**20  # a genuine batch has 31 MB
-TIMEOUT_S = 10.0
 
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
@@ -40,8 +33,13 @@ class Options:
 
     path: Path = Path("data/cifar-10-python.tar.gz")
     xflip: bool = False
+    channels: Channels = 3
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
     expect_full: bool = True  # false: files of the format with any number of images are accepted
+    fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the training images, drawn once and for all
+
+    def __post_init__(self) -> None:
+        part.check(self.max_images, self.fraction)
 
 
 def identity(options: Options) -> str | None:
@@ -58,7 +56,7 @@ def has_test(options: Options) -> bool:
 
 
 def load(options: Options, split: Split = "train") -> ImageSet:
-    """50,000 training or 10,000 test images [N, 3, 32, 32] in the archive's order, 10 classes."""
+    """50,000 training or 10,000 test images [N, channels, 32, 32] in the archive's order, 10 classes."""
     place = f"dataset.path: {options.path}"
     if not options.path.exists():
         download(options.path)
@@ -72,11 +70,15 @@ def load(options: Options, split: Split = "train") -> ImageSet:
             f"{place}: the {split} batches hold {counts} images: must be {len(_BATCHES[split])} x 10000; "
             "get the whole archive, or set dataset.expect_full to false"
         )
-    images = np.concatenate([x for x, _ in parts])[: options.max_images]
-    labels = np.concatenate([y for _, y in parts])[: options.max_images]
+    pixels, classes = (np.concatenate(half)[: options.max_images] for half in zip(*parts, strict=True))
+    if split == "train" and options.fraction < 1:
+        some = part.rows("cifar10", len(pixels), options.fraction)
+        pixels, classes = pixels[some], classes[some]
+    images, labels = with_channels(pixels, options.channels), classes
     gone = [name for name in _BATCHES[split] if name not in files]
     notes = [f"not there: {', '.join(gone)}"] if gone else []
-    part_of = partial(load, replace(options, max_images=None), split) if len(images) < sum(counts) else None
+    whole = replace(options, max_images=None, fraction=1.0)
+    part_of = partial(load, whole, split) if len(images) < sum(counts) else None
     about = {
         "name": "cifar10",
         "split": split,
@@ -154,35 +156,13 @@ def _bound(size: int, place: str) -> None:
         raise UserError(f"{place}: {size} bytes: must be at most {MAX_BATCH_BYTES}; get the genuine archive")
 
 
-def _print_progress(done: int, total: int) -> None:
-    """A line to stderr at every tenth of the way."""
-    step = total // 10
-    if done == total or done // step > (done - 2**20) // step:
-        print(f"cifar10: downloaded {done / 2**20:.0f} of {total / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+_PRINTED = printed("cifar10")
 
 
-def download(path: Path, progress: Callable[[int, int], None] = _print_progress) -> None:
+def download(path: Path, progress: Progress = _PRINTED) -> None:
     """Fetch the archive to `path`, whole and with the published checksum, or leave nothing there."""
     place = f"dataset.path: {path}"
-    remedy = f"put cifar-10-python.tar.gz ({SIZE} bytes, from {URL}) at {path}"
     if not path.name.endswith(".tar.gz"):
         raise UserError(f"{place}: does not exist; give cifar-10-python.tar.gz or the folder cifar-10-batches-py")
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # trials may start several downloads
-    digest, done = hashlib.sha256(), 0
-    try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT_S) as response:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with fresh(part) as f:
-                while done <= SIZE and (block := response.read(2**20)):
-                    f.write(block)
-                    digest.update(block)
-                    done += len(block)
-                    progress(done, SIZE)
-        if digest.hexdigest() != SHA256:
-            raise UserError(f"{place}: what was downloaded ({done} bytes) has another checksum; try again, or {remedy}")
-        part.replace(path)
-    except (OSError, http.client.HTTPException) as e:
-        reason = one_line(getattr(e, "reason", None) or e)
-        raise UserError(f"{place}: does not exist and can't be downloaded ({reason}); {remedy}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    remedy = f"put cifar-10-python.tar.gz ({SIZE} bytes, from {URL}) at {path}"
+    fetch(URL, path, SIZE, SHA256, place, remedy, progress)

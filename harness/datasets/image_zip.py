@@ -1,4 +1,4 @@
-"""StyleGAN's dataset format: a ZIP or a folder of square images, with labels in `dataset.json`."""
+"""Any images: StyleGAN's dataset format, a ZIP or a folder with labels in `dataset.json`, or folders of classes."""
 
 import hashlib
 from collections import Counter
@@ -13,16 +13,16 @@ import numpy as np
 
 from harness import process
 from harness.data import identity as _identity
-from harness.data import levels
+from harness.data import levels, part
 from harness.data import pixel_cache as _cache
-from harness.data.decode import Filter, Picture, decode, require_square, resize
+from harness.data.decode import Crop, Filter, Picture, decode, resize, square
 from harness.data.image_files import ImageFiles, open_files
-from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.errors import UserError
 from harness.rng import derive
 
 EPOCH = 1
-PART = ("max_images", "holdout")
+PART = ("max_images", "fraction", "holdout")
 
 KEPT = 2
 """Raised when pixels, or what is noted of them, come out other than those that earlier versions have kept."""
@@ -33,15 +33,21 @@ IN_MEMORY_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Options:
-    """`path`: ZIP or folder. Images are 1, 3 or 4 channel PNG, JPEG or WebP; alpha is composited
-    on white. `max_images` is a fixed random subset (files are often sorted by class)."""
+    """`path`: ZIP or folder. How a file becomes pixels is in `harness.data.decode`. `max_images` and `fraction` are a
+    fixed random subset (files are often sorted by class) of what is not held out."""
 
     path: Path
     resolution: Annotated[int, ">= 4, <= 4096"] | None = None  # None: as stored
     filter: Filter = "lanczos"  # used, and recorded, only where an image must be resized
     xflip: bool = False
+    channels: Channels = 3
     max_images: Annotated[int, ">= 1"] | None = None
     holdout: Annotated[int, ">= 0"] = 0  # images kept out of training: the test split
+    crop: Crop = "none"  # images that are not square are refused, cut to the middle, or padded with black
+    fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the images: a share instead of a number
+
+    def __post_init__(self) -> None:
+        part.check(self.max_images, self.fraction)
 
 
 def identity(options: Options) -> str | None:
@@ -58,14 +64,15 @@ def load(options: Options, split: Split = "train") -> ImageSet:
     files = open_files(options.path, "dataset.path")
     names = _select(files.names, options, split)
     labels = None if files.labels is None else np.array([files.labels[n] for n in names], np.int64)
-    resolution = options.resolution or _read(files, names[0]).image.width
-    shape = (len(names), 3, resolution, resolution)
+    resolution = options.resolution or _read(files, names[0], options.crop).image.width
+    shape = (len(names), options.channels, resolution, resolution)
     seen = _Seen()  # filled while decoding
     pieces = _decode(files, names, options, resolution, seen)
 
     def describe(images: np.ndarray) -> dict[str, Any]:
         filter = options.filter if seen.sizes != {resolution} else "none"
-        return {"filter": filter, "fingerprint": fingerprint(images, labels, filter), "notes": seen.notes(len(names))}
+        found = {"filter": filter, "fingerprint": fingerprint(images, labels, filter), "notes": seen.notes(len(names))}
+        return found | ({"fingerprint_unlabelled": fingerprint(images, None, filter)} if files.by_folder else {})
 
     if int(np.prod(shape, dtype=np.int64)) <= IN_MEMORY_BYTES:
         images = np.concatenate(list(pieces))
@@ -87,16 +94,21 @@ def load(options: Options, split: Split = "train") -> ImageSet:
         "prepared": files.prepared,
     }
     about["notes"] = [*files.notes, *record["notes"]]
+    if files.classes:
+        about["classes"] = list(files.classes)
+    if options.crop != "none":
+        about["crop"] = options.crop
     if files.unlabelled:
         about["unlabelled"] = files.unlabelled
     if files.skipped:
         about["skipped"] = dict(files.skipped)
     held_out = options.holdout if split == "train" else 0
-    all_of_it = partial(load, replace(options, max_images=None), split)
+    all_of_it = partial(load, replace(options, max_images=None, fraction=1.0), split)
     part_of = all_of_it if split == "train" and len(names) < len(files.names) - held_out else None
     return ImageSet(
-        images, labels, files.num_classes, record["fingerprint"], about, options.xflip, None, part_of, held_out
-    )
+        images, labels, files.num_classes, record["fingerprint"], about, options.xflip, None, part_of, held_out,
+        record.get("fingerprint_unlabelled", ""),
+    )  # fmt: skip
 
 
 def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]:
@@ -109,7 +121,7 @@ def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]
             f"dataset.holdout: {options.holdout}: must be less than the {len(names)} images of {options.path}"
         )
     if split == "train":
-        return sorted(shuffled[:kept][: options.max_images])
+        return sorted(shuffled[: min(part.size(kept, options.fraction), options.max_images or kept)])
     if not options.holdout:
         raise UserError(f"{place}: has no test split; set dataset.holdout to keep some images out of training")
     return sorted(shuffled[kept:])
@@ -118,10 +130,10 @@ def _select(names: tuple[str, ...], options: Options, split: Split) -> list[str]
 def _decode(
     files: ImageFiles, names: list[str], options: Options, resolution: int, seen: "_Seen"
 ) -> Iterator[np.ndarray]:
-    """The images in blocks [n, 3, resolution, resolution]; notes in `seen` how they are stored."""
+    """The images in blocks [n, channels, resolution, resolution]; notes in `seen` how they are stored."""
 
     def one(name: str) -> tuple[np.ndarray, Picture]:
-        picture = _read(files, name)
+        picture = _read(files, name, options.crop)
         image = picture.image
         if options.resolution is None and image.width != resolution:
             raise UserError(
@@ -135,7 +147,7 @@ def _decode(
             block = list(pool.map(one, names[start : start + 256]))
             for pixels, picture in block:
                 seen.add(pixels, picture)
-            yield np.stack([pixels for pixels, _ in block])
+            yield with_channels(np.stack([pixels for pixels, _ in block]), options.channels)
 
 
 class _Seen:
@@ -166,11 +178,11 @@ def _of(content: str | None, pieces: Iterator[np.ndarray], options: Options) -> 
         raise UserError(f"dataset.path: {options.path}: changed while it was read; run again when it is complete")
 
 
-def _read(files: ImageFiles, name: str) -> Picture:
+def _read(files: ImageFiles, name: str, crop: Crop) -> Picture:
+    """A picture, made square."""
     place = f"dataset.path: {files.path}: {name}"
     picture = decode(files.read(name), place)
-    require_square(picture.image, place)
-    return picture
+    return replace(picture, image=square(picture.image, crop, place, "dataset.crop:"))
 
 
 def _cache_key(
@@ -178,4 +190,5 @@ def _cache_key(
 ) -> str:
     """Of the files' content, and what is made and noted of them; labels are part of the stored fingerprint."""
     labelled = None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
-    return f"{derive(content, names, labelled, resolution, options.filter, KEPT):016x}"
+    more = [*(["grey"] if options.channels == 1 else []), *([options.crop] if options.crop != "none" else [])]
+    return f"{derive(content, names, labelled, resolution, options.filter, KEPT, *more):016x}"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from harness.data.imageset import ImageSet, Split, fingerprint
+from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
 from harness.rng import derive
 
 EPOCH = 1
@@ -25,6 +25,7 @@ class Options:
     resolution: Annotated[int, ">= 8, <= 1024"] = 32
     num_images: Annotated[int, ">= 1"] = 10_000
     seed: Annotated[int, ">= 0"] = 0
+    channels: Channels = 3
 
     def __post_init__(self) -> None:
         if self.resolution & (self.resolution - 1):
@@ -48,14 +49,15 @@ def load(options: Options, split: Split = "train") -> ImageSet:
 
     Image i has class i mod 10 and does not depend on how many images are drawn.
     """
-    images = np.empty((options.num_images, 3, options.resolution, options.resolution), np.uint8)
+    images = np.empty((options.num_images, options.channels, options.resolution, options.resolution), np.uint8)
     boxes = np.empty((options.num_images, 4))
     labels = np.arange(options.num_images) % len(SHAPES)
     rng = np.random.Generator(np.random.PCG64(derive("synthetic", options.seed, split)))
     for start in range(0, len(images), 500):
         part = slice(start, start + 500)
         draws = rng.random((len(labels[part]), _NUM_DRAWS))
-        images[part], boxes[part] = draw(labels[part], draws, options.resolution)
+        drawn, boxes[part] = draw(labels[part], draws, options.resolution)
+        images[part] = with_channels(drawn, options.channels)
     about = {
         "name": "synthetic",
         "split": split,

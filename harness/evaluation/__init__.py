@@ -7,6 +7,7 @@ fakes.py     its fakes: made, rounded, seen
 shares.py    the same among processes with a GPU each
 statistics.py  an averaged generator's own
 features.py  feature networks; the only torch_fidelity import
+classifier.py  one that is trained here
 collect.py   images through one of them, to moments and features
 reals.py     what they see in the reals, once a machine
 scores.py    DI and its companions

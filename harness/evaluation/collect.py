@@ -36,7 +36,7 @@ class Collector:
         return max(s.count for s in (*self._asked_moments, *self._asked_features))
 
     def add(self, images: Tensor) -> None:
-        """images: uint8 [N, 3, H, W]."""
+        """images: uint8 [N, C, H, W]."""
         if self._seen >= self.count:
             return
         first, self._seen = self._seen, self._seen + len(images)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from backbones import Discriminator
 from harness import plugins, rng
-from harness.data.imageset import ImageSet
+from harness.data.imageset import ImageSet, Pixels
 from harness.evaluation import measures, scores
 from harness.evaluation.evidence import Evidence, Needs, Record, Setting, headed
 from harness.evaluation.fakes import Device, Job, score, scoring
@@ -103,7 +103,7 @@ def evaluate(
 @torch.no_grad()
 def score_reals(
     d: Discriminator,
-    images: NDArray[np.uint8],
+    images: Pixels,
     labels: NDArray | None,
     count: int,
     *,

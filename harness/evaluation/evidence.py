@@ -172,7 +172,7 @@ class Setting:
             "seed": self.seed,
             "conditional": self.conditional,
             "batch_size": self.spec.batch_size,
-            "images": "uint8",
+            "images": "uint8" if images.channels == 3 else "uint8 grey, for extractors repeated to three channels",
             "precision": "float32",
             "split": split,
             "dataset": images.fingerprint,

@@ -118,7 +118,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def score(d: Discriminator, images: Tensor, labels: Tensor | None) -> NDArray[np.float64]:
-    """D's raw outputs of uint8 images [N, 3, R, R], float32 arithmetic, as float64 [N]."""
+    """D's raw outputs of uint8 images [N, C, R, R], float32 arithmetic, as float64 [N]."""
     with torch.autocast(images.device.type, enabled=False):
         logits, _ = d(to_float(images), labels)
     return logits.double().cpu().numpy()

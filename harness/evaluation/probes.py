@@ -86,7 +86,7 @@ def probe(
 
 
 def maps(d: Discriminator, images: Tensor, labels: Tensor | None, aligner: Any) -> dict[int, Tensor]:
-    """D's attention on images [N, 3, R, R], as the alignment loss sees it: {level: [N, 1, h, h]} in [0, 1]."""
+    """D's attention on images [N, C, R, R], as the alignment loss sees it: {level: [N, 1, h, h]} in [0, 1]."""
     options = aligner.options
     with torch.enable_grad():
         # The images take part in the graph so that features have gradients whatever D's parameters do.
@@ -171,7 +171,7 @@ def _inside(d: Discriminator, images: Tensor, labels: Tensor | None, aligner: An
 
 
 def centres(images: NDArray[np.uint8]) -> Array:
-    """Where the object of each image [N, 3, R, R] is: [N, 2] in heatmap coordinates.
+    """Where the object of each image [N, C, R, R] is: [N, 2] in heatmap coordinates.
 
     The background's colour is the median along the border. Pixels further from it than half
     the furthest one, after blurring, are weighed by that excess; their centroid is the place.

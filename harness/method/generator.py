@@ -28,7 +28,7 @@ class Encoder(nn.Module):
 
 
 class Fakes(NamedTuple):
-    """`images` [N, 3, R, R]; `ws` as in `backbones.Synthesis`; `heatmaps` used, None for a baseline."""
+    """`images` [N, C, R, R]; `ws` as in `backbones.Synthesis`; `heatmaps` used, None for a baseline."""
 
     images: Tensor
     ws: Tensor

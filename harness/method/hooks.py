@@ -1,6 +1,6 @@
 """What a variant may do in the training loop (`harness.training.train`): one class of hooks a variant.
 
-Shapes: N images of one microbatch [N, 3, R, R], logits [N], labels int64 [N] or None. Values of a term are
+Shapes: N images of one microbatch [N, C, R, R], logits [N], labels int64 [N] or None. Values of a term are
 means over the microbatch; nothing here waits for the device.
 """
 

@@ -31,7 +31,7 @@ ADVERSARIAL = {
 def r1_penalty(images: Tensor, logits: Tensor) -> Tensor:
     """|d D(x) / d x|^2 of each sample [N] (Mescheder et al. 2018, eq. 9, without gamma / 2).
 
-    `images` [N, 3, R, R] must require grad and `logits` [N] come from them in float32.
+    `images` [N, C, R, R] must require grad and `logits` [N] come from them in float32.
     """
     (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return grad.square().sum((1, 2, 3))
@@ -49,7 +49,7 @@ class PathLength(NamedTuple):
 def path_length(images: Tensor, ws: Tensor, mean: Tensor, noise: Tensor, decay: float) -> PathLength:
     """(|J_w^T y| - a)^2 for y = noise / sqrt(H W) (StyleGAN2, eq. 4 and appendix B).
 
-    images [N, 3, H, W] from ws [N, L, w_dim]; `noise` is standard normal like the images;
+    images [N, C, H, W] from ws [N, L, w_dim]; `noise` is standard normal like the images;
     `mean` a is the running mean of the lengths, which moves by `decay` before it is used.
     """
     lengths = path_lengths(images, ws, noise)

@@ -14,10 +14,9 @@ from torch import Tensor
 from harness.evaluation.evidence import Evidence, Needs, Protocol, Record, Setting, record
 from harness.evaluation.features import INCEPTION
 from harness.metrics._distances import feature_needs, pairs, protocol_of
+from harness.metrics._neighbours import ROWS, radii
 
 EPOCH = 1
-
-_ROWS = 1024  # distances are made in stripes of this many rows, never as a whole matrix
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,6 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
     return records
 
 
-def radii(points: Tensor, k: int) -> Tensor:
-    """Distance of each of `points` [N, D] to its k-th nearest other one [N]."""
-    nearest = [torch.cdist(rows, points).kthvalue(k + 1).values for rows in points.split(_ROWS)]  # +1: itself
-    return torch.cat(nearest)
-
-
 def inside(probes: Tensor, points: Tensor, reach: Tensor) -> Tensor:
     """Whether each probe [M, D] lies within `reach` [N] of any of `points` [N, D]: bool [M]."""
-    return torch.cat([(torch.cdist(rows, points) <= reach).any(1) for rows in probes.split(_ROWS)])
+    return torch.cat([(torch.cdist(rows, points) <= reach).any(1) for rows in probes.split(ROWS)])

@@ -114,7 +114,7 @@ def parameters(trial: Trial, resolution: int, classes: int) -> tuple[int, int]:
     from harness.training.arm import build
 
     with torch.device("meta"):
-        g, d, _ = build(trial, _blank(resolution, classes), torch.device("meta"))
+        g, d, _ = build(trial, _blank(trial, resolution, classes), torch.device("meta"))
     return sum(p.numel() for p in g.parameters()), sum(p.numel() for p in d.parameters())
 
 
@@ -122,15 +122,16 @@ def unseen(trial: Trial) -> "ImageSet | None":
     """What stands for a trial's images that are not here, as `preflight` asks for it: of their size and no more; None
     where only the files know that."""
     side = resolution(trial)
-    return None if side is None else _blank(side, CLASSES if trial.conditional else 0)
+    return None if side is None else _blank(trial, side, CLASSES if trial.conditional else 0)
 
 
-def _blank(resolution: int, classes: int) -> "ImageSet":
+def _blank(trial: Trial, resolution: int, classes: int) -> "ImageSet":
     import numpy as np
 
     from harness.data.imageset import ImageSet
 
-    return ImageSet(np.empty((0, 3, resolution, resolution), np.uint8), None, classes, "", {})
+    channels = getattr(trial.dataset.options, "channels", 3)
+    return ImageSet(np.empty((0, channels, resolution, resolution), np.uint8), None, classes, "", {})
 
 
 def disk(trials: Iterable[Entry]) -> tuple[int, int]:

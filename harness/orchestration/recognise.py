@@ -72,7 +72,7 @@ class _Images:
         epochs = ids.epochs({"dataset": module})
         key = ids.digest({"data": self.here, "dataset": ids.dataset_options(self.dataset), "epochs": epochs})
         return PIXELS + identities.remembered(
-            (f"pixels-{key}", 0.0), lambda: str(module.load(self.dataset.options).fingerprint)
+            (f"pixels-{key}", 0.0), lambda: str(module.load(self.dataset.options).without_folders.fingerprint)
         )
 
 

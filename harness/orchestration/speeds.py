@@ -18,7 +18,8 @@ from harness.experiment.spec import Plugin, Trial
 Kind = Literal["gpu", "cpu"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu")
 CLASSES = 10  # of a conditional trial, to size its networks; a class more or less is a row of an embedding
-NATIVE = {"cifar10": 32}  # sides of datasets that have no option for it
+# Sides of datasets that have no option for it.
+NATIVE = {"cifar10": 32, "fashion_mnist": 32, "stacked_fashion_mnist": 32}
 THROUGHPUT = Path(__file__).parent / "throughput.json"  # of the package, so that an installed one knows it too
 # StyleGAN3's documentation gives 2.47 s per 1,000 images for `paper256` on 8 A100; the paper adds "around 30 %".
 PUBLISHED_GPU_S_PER_KIMG = 8 * 2.47

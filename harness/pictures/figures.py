@@ -23,9 +23,10 @@ PAPER_WHITE = 255
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """Float images [N, 3, H, W] in [-1, 1] to uint8, the inverse of x / 127.5 - 1; values outside are clipped."""
+    """Float images [N, C, H, W] in [-1, 1] to uint8 [N, 3, H, W], the inverse of x / 127.5 - 1; values outside are
+    clipped, grey (C = 1) is repeated."""
     scaled = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    return scaled.byte().cpu().numpy()
+    return scaled.expand(-1, 3, -1, -1).byte().cpu().numpy()
 
 
 def tile(images: Pixels, columns: int | None = None, gap: int = GAP) -> Pixels:
@@ -41,7 +42,7 @@ def tile(images: Pixels, columns: int | None = None, gap: int = GAP) -> Pixels:
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
-    """Write images [N, 3, H, W] in [-1, 1] as one PNG."""
+    """Write images [N, C, H, W] in [-1, 1] as one PNG."""
     save(tile(to_pixels(images), columns, gap=0), path)
 
 

@@ -23,7 +23,7 @@ def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGe
     """
     backbone = plugins.find("backbones", trial.backbone.name)
     with seeded(derive(trial.seed, "init")):
-        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data))
+        g, d = backbone.build(trial.backbone.options, data.resolution, classes(trial, data), data.channels)
     if trial.train.microbatch == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in g.modules()):
         raise UserError("train.batch_gpu: 1: one image has no batch statistics, which G's batch norm needs; 2 or more")
     encoder, hooks = None, {}
@@ -46,10 +46,15 @@ def classes(trial: Trial, data: ImageSet) -> int:
 
 
 def load_data(trial: Trial) -> tuple[ImageSet, ImageSet | None]:
-    """The training images and, where the dataset has them, held-out ones."""
+    """The training images and, where the dataset has them, held-out ones; labels that are names of folders only for a
+    trial that is conditional."""
     module = plugins.find("harness.datasets", trial.dataset.name)
     options = trial.dataset.options
-    return module.load(options), module.load(options, split="test") if module.has_test(options) else None
+    data = module.load(options)
+    heldout = module.load(options, split="test") if module.has_test(options) else None
+    if trial.conditional:
+        return data, heldout
+    return data.without_folders, heldout and heldout.without_folders
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def preflight(
     `unseen`: what stands for a trial's images that are not here (None: nothing is known of them), where no data and no
     weights may be fetched: whatever can be found out without them is.
     """
-    sets: dict[str, tuple[ImageSet, ImageSet | None]] = {}
+    sets: dict[tuple[str, bool], tuple[ImageSet, ImageSet | None]] = {}
     seen, noted = set(), set()
     lines: dict[str, None] = {}
     for trial in trials:
@@ -35,7 +35,9 @@ def preflight(
             if (shape := unseen(trial)) is not None:
                 _fits(trial, shape, place)
             continue
-        data, heldout = sets.get(key) or sets.setdefault(key, load_data(trial))
+        data, heldout = sets.get((key, trial.conditional)) or sets.setdefault(
+            (key, trial.conditional), load_data(trial)
+        )
         path = getattr(trial.dataset.options, "path", None)
         where = f"dataset.path: {path}" if path else trial.dataset.name
         if key not in noted:

@@ -100,12 +100,15 @@ def describe(published: Published, place: str, notes: list[str]) -> tuple[int, i
     resolution = max(blocks, default=0)
     if blocks and sorted(blocks) != [2**i for i in range(2, 2 + len(blocks))] or resolution < 8:
         raise UserError(f"{place}: {g.class_name}: has no blocks from 4x4 up; only StyleGAN2 networks can be imported")
-    if _shape(g, f"synthesis.b{resolution}.torgb.weight", place)[0] != 3:
-        raise UserError(f"{place}: its images have no 3 channels; only networks of colour images can be imported")
+    channels = _shape(g, f"synthesis.b{resolution}.torgb.weight", place)[0]
+    if channels not in (1, 3):
+        raise UserError(
+            f"{place}: its images have {channels} channels; only networks of grey or colour images are known"
+        )
     classes = _shape(g, "mapping.embed.weight", place)[1] if "mapping.embed.weight" in g.tensors else 0
     variants = {"sel": {"profile": "release"}} if any(".sel." in name for name in g.tensors) else {}
     raw = {
-        "dataset": _dataset(published.extras.get("training_set_kwargs"), resolution),
+        "dataset": _dataset(published.extras.get("training_set_kwargs"), resolution, channels),
         "backbone": {"name": "stylegan2", **_sizes(g, d, blocks, classes, place), **_arguments(g, d, place, notes)},
         "conditional": classes > 0,
         "variants": variants,
@@ -158,7 +161,7 @@ def _scalar(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _dataset(recorded: Any, resolution: int) -> dict[str, Any]:
+def _dataset(recorded: Any, resolution: int, channels: int) -> dict[str, Any]:
     """The data that the file says it was trained on: a name to look for, without the folders of its author."""
     told = mapping(recorded) or {}
     path = told.get("path")
@@ -168,6 +171,7 @@ def _dataset(recorded: Any, resolution: int) -> dict[str, Any]:
         "path": name if name.isprintable() and name not in ("", ".", "..") else "training-images.zip",
         "resolution": resolution,
         "xflip": told.get("xflip") is True,
+        **({"channels": channels} if channels != 3 else {}),
     }
 
 
@@ -192,7 +196,8 @@ def _build(trial: Trial, resolution: int, classes: int, place: str) -> tuple[Spa
     options = trial.backbone.options
     try:
         with torch.device("meta"):
-            g, d = stylegan2.build(options, resolution, classes)
+            channels = trial.dataset.options.channels
+            g, d = stylegan2.build(options, resolution, classes, channels)
             placed = trial.variant("sel")
             return SpatialGenerator(g, sel.encoder(g.sites, resolution, placed) if placed else None), d
     except ValueError as e:

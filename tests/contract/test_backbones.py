@@ -32,6 +32,15 @@ def inputs(g, classes, n=4):
     return z, torch.arange(n) % classes if classes else None
 
 
+def test_one_channel(made):
+    _, _, classes, module, options = made
+    torch.manual_seed(0)
+    g, d = module.build(options, 32, classes, 1)
+    z, labels = inputs(g, classes)
+    images, _ = g(z, labels, draws=Streams(0, "t", 0))
+    assert images.shape == (4, 1, 32, 32) and d(images, labels)[0].shape == (4,)
+
+
 def test_shapes_and_ranges(made):
     g, d, classes, *_ = made
     z, labels = inputs(g, classes)

@@ -11,6 +11,7 @@ import torch
 
 from harness import plugins
 from harness.data.imageset import ImageSet
+from harness.data.stacked import Stacked
 from harness.evaluation.evidence import Evidence, Heading, Needs, Setting, headed
 from harness.evaluation.frechet import Moments
 from harness.experiment.schema import parse
@@ -25,11 +26,19 @@ def image_set(count: int) -> ImageSet:
     return ImageSet(np.zeros((count, 3, 8, 8), np.uint8), None, 0, f"fingerprint-{count}", {})
 
 
+def stacked(count: int) -> ImageSet:
+    """A stacked set whose images are dull and few: 10 classes that nothing tells apart."""
+    grey = np.random.default_rng(0).integers(0, 256, (120, 8, 8), np.uint8)
+    pixels = Stacked(grey, np.arange(120, dtype=np.int64) % 10, np.zeros((count, 3), np.int64))
+    return ImageSet(pixels, None, 0, f"fingerprint-{count}", {})
+
+
 def setting(name: str, seed: int = 0) -> Setting:
     module = plugins.find("harness.metrics", name)
     small = {"subsets": 5} if hasattr(module.Options, "subsets") else {}
     spec = Eval((Plugin(name, parse(module.Options, small, name)),), num_fakes=FAKES)
-    return Setting(spec, image_set(REALS), image_set(HELDOUT), seed, weights_used="ema")
+    made = stacked if name == "modes" else image_set
+    return Setting(spec, made(REALS), made(HELDOUT), seed, weights_used="ema")
 
 
 def evidence(needs: Needs, same: bool = False) -> Evidence:
@@ -38,7 +47,8 @@ def evidence(needs: Needs, same: bool = False) -> Evidence:
     rng = np.random.default_rng(0)
     for sample in sorted({*needs.moments, *needs.features}):
         shift = 0 if same or sample.source == "fakes" else 0.5
-        values = (rng.normal(size=(sample.count, 16)) + shift).astype(np.float32)
+        width = 30 if sample.layer == "log_p" else 16
+        values = (rng.normal(size=(sample.count, width)) + shift).astype(np.float32)
         if sample in needs.features:
             found.features[sample] = values
         if sample in needs.moments:
@@ -79,7 +89,7 @@ def test_records_are_plain_finite_and_say_how_they_were_made(made):
         assert protocol["weights"] == "ema"
         assert protocol["dataset"] in (f"fingerprint-{REALS}", f"fingerprint-{HELDOUT}")
         if not needs.scores:
-            assert {"extractor", "weights_sha256", "resize"} <= set(protocol)
+            assert {"extractor", "weights_sha256", "resize"} <= set(protocol) or "classifier" in protocol
             assert "1k" in name
 
 

@@ -138,11 +138,11 @@ def test_the_range_of_a_set_whose_reader_says_nothing_is_looked_at(monkeypatch: 
 def test_preparing_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    for name, data in {"a.png": png(RGB), "b.gif": b"x", ".c.png": b"x", "labels.csv": b"a,0"}.items():
+    for name, data in {"a.png": png(RGB), "b.svg": b"x", ".c.png": b"x", "labels.csv": b"a,0"}.items():
         (folder / name).write_bytes(data)
     (folder / "gone.png").symlink_to("nowhere")
     out = tmp_path / "out.zip"
     assert cli.main(["data", "prepare", "folder", "--source", str(folder), "--out", str(out), "--workers", "1"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "left out: 1 .csv file, 1 .gif file, 1 broken link, 1 hidden file" in said
+    assert "left out: 1 .csv file, 1 .svg file, 1 broken link, 1 hidden file" in said
     assert "not used: labels.csv" in said and "1 images of 16x16" in said

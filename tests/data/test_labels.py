@@ -76,21 +76,25 @@ def test_a_name_that_could_mean_two_files_is_refused_unless_it_is_the_very_name_
 
 IMAGES = {f"cats/{i}.png": png(noise(i)) for i in range(2)} | {f"dogs/{i}.png": png(noise(9 + i)) for i in range(2)}
 MINE = {f"mine/{n}": d for n, d in IMAGES.items()}
+FLAT = {f"{i}.png": png(noise(i)) for i in range(4)}
+SHARDS = {f"0000{i % 2}/img{i:08d}.png": png(noise(i)) for i in range(4)}
 TABLE = json.dumps({"labels": [[f"{i}.png", 0] for i in range(2)]}).encode()
 UNUSED = {
     "a folder that was zipped whole": ({**MINE, "mine/dataset.json": TABLE}, "mine/dataset.json"),
     "zipped whole on Windows": ({**MINE, "mine\\dataset.json": TABLE}, "not used: mine"),
-    "two levels down": ({**IMAGES, "a/b/dataset.json": TABLE}, "a/b/dataset.json"),
-    "one in each folder": ({**IMAGES, "cats/dataset.json": TABLE, "dogs/dataset.json": TABLE}, "dogs/dataset.json"),
+    "two levels down": ({**FLAT, "a/b/dataset.json": TABLE}, "a/b/dataset.json"),
+    "one in each folder": ({**SHARDS, "00000/dataset.json": TABLE, "00001/dataset.json": TABLE}, "00001/dataset.json"),
     "another case": ({**IMAGES, "Dataset.json": TABLE}, "Dataset.json"),
     "capitals": ({**IMAGES, "DATASET.JSON": TABLE}, "DATASET.JSON"),
-    "a table of one's own": ({**IMAGES, "labels.csv": b"a,0"}, "labels.csv"),
-    "as of other libraries": ({**IMAGES, "metadata.jsonl": b"{}"}, "metadata.jsonl"),
-    "attributes": ({**IMAGES, "list_attr_celeba.txt": b"a 1"}, "list_attr_celeba.txt"),
+    "a table of one's own": ({**FLAT, "labels.csv": b"a,0"}, "labels.csv"),
+    "as of other libraries": ({**FLAT, "metadata.jsonl": b"{}"}, "metadata.jsonl"),
+    "attributes": ({**FLAT, "list_attr_celeba.txt": b"a 1"}, "list_attr_celeba.txt"),
     "another key": ({**IMAGES, "dataset.json": b'{"label": [["cats/0.png", 0]]}'}, "label in dataset.json"),
     "an empty table": ({**IMAGES, "dataset.json": b'{"labels": null}'}, "dataset.json has no labels"),
-    "folders of classes": (IMAGES, "names of folders (cats, dogs)"),
-    "no table": ({f"{i}.png": png(noise(i)) for i in range(4)}, "no dataset.json"),
+    "an image beside the folders": ({**IMAGES, "a.png": png(noise(3))}, "no classes: a.png is in none"),
+    "parts of a data set": ({f"{'train' if 'c' in n else 'Val'}/{n}": d for n, d in IMAGES.items()}, "parts of a data"),
+    "numbered parts": (SHARDS, "no classes but numbered parts"),
+    "no table": (FLAT, "no dataset.json"),
 }  # fmt: skip
 
 
@@ -104,7 +108,7 @@ def test_what_could_hold_labels_and_is_not_used_is_named(case: str, tmp_path: Pa
         preflight([replace(trial, conditional=True)], "here")
     one_line(error, "have no labels", words, "a.zip")
     notes = preflight([replace(trial, conditional=False)], "here")
-    named = case not in ("an empty table", "folders of classes", "no table")
+    named = not any(word in words for word in ("has no labels", "no classes", "parts of", "no dataset.json"))
     assert any(words in note and "not used" in note for note in notes) == named
 
 

@@ -248,17 +248,19 @@ def test_many_entries_and_bytes_resume_too(tmp_path: Path) -> None:
         assert len(z.namelist()) == 70_001 and z.read("00069/img00069999.png") == b"69999"
 
 
-def test_a_partial_file_of_another_job_is_refused(tmp_path: Path) -> None:
+def test_what_another_job_left_over_is_begun_anew_and_said(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images", {**pngs(5), "z.png": b"broken"})
     out = tmp_path / "out.zip"
     with pytest.raises(UserError) as error:
         prepare("folder", source, out, workers=1)
     one_line(error, "z.png")
-    kept = (tmp_path / "out.zip.part").read_bytes()
-    with pytest.raises(UserError) as error:
-        prepare("folder", source, out, resolution=8, workers=1)
-    one_line(error, "out.zip.part", "other options")
-    assert (tmp_path / "out.zip.part").read_bytes() == kept and not out.exists()
+    (source / "z.png").unlink()
+    assert (tmp_path / "out.zip.part").stat().st_size and not out.exists()
+    made = prepare("folder", source, out, resolution=8, workers=1)
+    assert made.images == 5 and any("out.zip.part: was begun with other options" in note for note in made.notes)
+    prepare("folder", source, tmp_path / "again.zip", resolution=8, workers=1)
+    assert out.read_bytes() == (tmp_path / "again.zip").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"images", "out.zip", "again.zip"}
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def test_genuine_archive_is_read_exactly(tmp_path: Path) -> None:
     train = cifar10.load(cifar10.Options(path, expect_full=False))
     test = cifar10.load(cifar10.Options(path, expect_full=False), "test")
     expected = np.concatenate([content[n][0] for n in cifar_files.BATCHES[:5]])
-    assert np.array_equal(train.images.reshape(-1, 3072), expected)
+    assert np.array_equal(train.images[:].reshape(-1, 3072), expected)
     assert train.labels is not None and train.labels.tolist() == sum(
         (content[n][1] for n in cifar_files.BATCHES[:5]), []
     )
-    assert len(test) == 300 and np.array_equal(test.images.reshape(-1, 3072), content["test_batch"][0])
+    assert len(test) == 300 and np.array_equal(test.images[:].reshape(-1, 3072), content["test_batch"][0])
     assert train.fingerprint != test.fingerprint
 
     with tarfile.open(path) as archive:

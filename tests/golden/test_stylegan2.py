@@ -32,12 +32,17 @@ def options(config: dict[str, Any]) -> stylegan2.Options:
     return stylegan2.Options(**{own: config[key] for key, own in renamed.items() if key in config})
 
 
+def sizes(config: dict[str, Any]) -> tuple[int, int, int]:
+    """Resolution, classes and channels of the images."""
+    return config["img_resolution"], config["c_dim"], config.get("img_channels", 3)
+
+
 def generator(config: dict[str, Any], weights: dict[str, Tensor]) -> stylegan2.Generator:
-    return filled(stylegan2.Generator(options(config), config["img_resolution"], config["c_dim"]), weights)
+    return filled(stylegan2.Generator(options(config), *sizes(config)), weights)
 
 
 def discriminator(config: dict[str, Any], weights: dict[str, Tensor]) -> stylegan2.Discriminator:
-    return filled(stylegan2.Discriminator(options(config), config["img_resolution"], config["c_dim"]), weights)
+    return filled(stylegan2.Discriminator(options(config), *sizes(config)), weights)
 
 
 def filled(net: Net, weights: dict[str, Tensor]) -> Net:

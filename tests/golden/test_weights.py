@@ -17,7 +17,7 @@ from tests import network_pickles as pickles
 from tests.golden._golden import FOLDER, FORWARD, Case, cases, close
 
 LEVELS = {4: "b8", 8: "b16", 16: "b32"}
-SAME = ("img_resolution", "c_dim", "channel_base", "channel_max")
+SAME = ("img_resolution", "img_channels", "c_dim", "channel_base", "channel_max")
 
 
 def imported(path: Path) -> tuple[SpatialGenerator, torch.nn.Module, dict[str, Any]]:
@@ -25,7 +25,8 @@ def imported(path: Path) -> tuple[SpatialGenerator, torch.nn.Module, dict[str, A
     saved = checkpoint.read(path)
     trial = parse_trial(saved.meta["config"], "test")
     classes = next((t.shape[1] for n, t in saved.tensors.items() if n == "d/mapping.embed.weight"), 0)
-    g, d, _ = build(trial, Data(trial.dataset.options.resolution, classes), torch.device("cpu"))  # type: ignore[arg-type]
+    images = Data(trial.dataset.options.resolution, classes, trial.dataset.options.channels)
+    g, d, _ = build(trial, images, torch.device("cpu"))  # type: ignore[arg-type]
     for module, head in ((g, "g_ema/"), (d, "d/")):
         module.load_state_dict({k.removeprefix(head): v for k, v in saved.tensors.items() if k.startswith(head)})
     return g.eval(), d.eval(), saved.meta["config"]
@@ -34,8 +35,8 @@ def imported(path: Path) -> tuple[SpatialGenerator, torch.nn.Module, dict[str, A
 class Data:
     """What `build` asks of images."""
 
-    def __init__(self, resolution: int, num_classes: int) -> None:
-        self.resolution, self.num_classes = resolution, num_classes
+    def __init__(self, resolution: int, num_classes: int, channels: int) -> None:
+        self.resolution, self.num_classes, self.channels = resolution, num_classes, channels
 
 
 def critic(g: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -45,8 +46,8 @@ def critic(g: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if all(case.config[k] == g[k] for k in SAME):
             return case.config, case.group("sd/")
     options = stylegan2.Options(channel_base=g["channel_base"], channel_max=g["channel_max"])
-    made = stylegan2.Discriminator(options, g["img_resolution"], g["c_dim"]).state_dict()
-    return {**{k: g[k] for k in SAME}, "img_channels": 3, "mbstd_group_size": 4}, made
+    made = stylegan2.Discriminator(options, g["img_resolution"], g["c_dim"], g["img_channels"]).state_dict()
+    return {**{k: g[k] for k in SAME}, "mbstd_group_size": 4}, made
 
 
 def publish(folder: Path, g: Case, d: tuple[dict[str, Any], dict[str, Tensor]]) -> Path:

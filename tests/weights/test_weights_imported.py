@@ -123,20 +123,27 @@ def test_images_seen_are_read_off_the_usual_file_name(pkl: Path) -> None:
     assert checkpoint.read(weights.import_weights(path, path.with_suffix(".safetensors")).file).meta["nimg"] == 25e6
 
 
-@pytest.mark.parametrize("arm", ["baseline", "sel", "conditional"])
+@pytest.mark.parametrize("arm", ["baseline", "sel", "conditional", "grey"])
 def test_from_pickle_to_score(pkl: Path, arm: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("NASHBOARD_CACHE", str(pkl.parent / "cache"))
     net = pickled.generator(SIZES, eqgan())
     arms: dict[str, dict[str, Any]] = {"baseline": {}, "sel": {"G": net, "G_ema": net}, "conditional": {"c_dim": 10}}
+    arms["grey"] = {"img_channels": 1}
     pickled.write(pkl, content(**arms[arm]))
     assert cli.main(["import-weights", str(pkl)]) == 0
     file, scored = pkl.with_suffix(".safetensors"), pkl.with_suffix(".json")
     assert str(file) in capsys.readouterr().out
     data = ["--set", "dataset.name=synthetic", "--set", "dataset.num_images=64"]
+    data += ["--set", "dataset.channels=1"] if arm == "grey" else []
     words = ["eval", str(file), "--metrics", "disequilibrium", "--num-fakes", "64", "--device", "cpu"]
     assert cli.main([*words, *data, "--out", str(scored)]) == 0
     records = json.loads(scored.read_text())
     assert records["di"]["protocol"]["weights"] == "ema" and records["di"]["value"] != 0
-    other = {"sel": "dataset.resolution=64", "baseline": "conditional=true", "conditional": "conditional=false"}[arm]
+    other = {
+        "sel": "dataset.resolution=64",
+        "grey": "dataset.channels=3",
+        "baseline": "conditional=true",
+        "conditional": "conditional=false",
+    }[arm]
     assert cli.main([*words, *data, "--set", other]) == 2
     assert "does not fit" in capsys.readouterr().err

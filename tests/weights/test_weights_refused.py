@@ -68,9 +68,9 @@ WRONG_NETWORKS: dict[str, tuple[Callable[[], dict[str, Any]], tuple[str, ...]]] 
         lambda: content(G=pickled.generator(SIZES, G | {"synthesis.b16.conv0.resample_filter": torch.ones(4, 4)})),
         ("filter", "b16.conv0.resample_filter"),
     ),
-    "grey images": (
-        lambda: content(G_ema=pickled.generator(SIZES, G | {"synthesis.b32.torgb.weight": torch.ones(1, 4, 1, 1)})),
-        ("3 channels",),
+    "images of two channels": (
+        lambda: content(G_ema=pickled.generator(SIZES, G | {"synthesis.b32.torgb.weight": torch.ones(2, 4, 1, 1)})),
+        ("2 channels",),
     ),
     "part of SEL": (
         lambda: content(G_ema=pickled.generator(SIZES, without(eqgan(), *list(eqgan())[-3:]))),

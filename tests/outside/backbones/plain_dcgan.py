@@ -28,10 +28,13 @@ def check(options: Options, resolution: int, num_classes: int) -> None:
         raise ValueError(f"resolution: {resolution}: plain_dcgan makes 32, 64 or 128; resize the dataset")
 
 
-def build(options: Options, resolution: int, num_classes: int) -> tuple["PlainGenerator", "PlainDiscriminator"]:
+def build(
+    options: Options, resolution: int, num_classes: int, channels: int = 3
+) -> tuple["PlainGenerator", "PlainDiscriminator"]:
     """G and D with torch's own initial weights."""
     check(options, resolution, num_classes)
-    return PlainGenerator(options, resolution, num_classes), PlainDiscriminator(options, resolution, num_classes)
+    g = PlainGenerator(options, resolution, num_classes, channels)
+    return g, PlainDiscriminator(options, resolution, num_classes, channels)
 
 
 def _sides(resolution: int) -> list[int]:
@@ -39,9 +42,9 @@ def _sides(resolution: int) -> list[int]:
 
 
 class PlainGenerator(Generator):
-    """z [N, z_dim], normal -> images [N, 3, R, R] in (-1, 1). Sites: "latent", then "4", "8", ... after the ReLU."""
+    """z [N, z_dim], normal -> images [N, C, R, R] in (-1, 1). Sites: "latent", then "4", "8", ... after the ReLU."""
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.z_dim, self.num_classes, self.resolution = options.z_dim, num_classes, resolution
         width, sides = options.width, _sides(resolution)
@@ -49,7 +52,7 @@ class PlainGenerator(Generator):
         self.classes = nn.Embedding(num_classes, options.z_dim) if num_classes else None
         self.first = nn.Linear(options.z_dim, width * 16)
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in sides)
-        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
+        self.to_rgb = nn.Conv2d(width, channels, 3, padding=1)
 
     def sample_z(self, n: int, rng: torch.Generator) -> Tensor:
         return torch.randn(n, self.z_dim, generator=rng, device=rng.device)
@@ -76,13 +79,13 @@ class PlainGenerator(Generator):
 class PlainDiscriminator(Discriminator):
     """Images -> logits. Taps: the feature map at every side, after its leaky ReLU."""
 
-    def __init__(self, options: Options, resolution: int, num_classes: int) -> None:
+    def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         self.num_classes, self.resolution = num_classes, resolution
         width, sides = options.width, _sides(resolution)[::-1]
         self.taps = tuple(str(s) for s in sides)
         self.convs = nn.ModuleList(
-            nn.Conv2d(width if i else 3, width, 4 if i else 3, stride=2 if i else 1, padding=1)
+            nn.Conv2d(width if i else channels, width, 4 if i else 3, stride=2 if i else 1, padding=1)
             for i in range(len(sides))
         )
         self.last = nn.Linear(width * 16, 1)
