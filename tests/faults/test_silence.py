@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
+import psutil
 import pytest
 
 from tests.faults.ground import ROOT, Ground, Said
@@ -54,10 +55,15 @@ def halves(ground: Ground) -> Iterator[tuple[str, ...]]:
     try:
         yield "--ray-address", address
     finally:
-        head.stdin.close()
-        head.wait(60)
+        # A node that has lost its head may leave its agents behind: they are the cluster's, not the matrix's.
+        nodes = [p for one in (head, other) for p in psutil.Process(one.pid).children(recursive=True)]
         other.terminate()
         other.wait(60)
+        head.stdin.close()
+        head.wait(60)
+        for process in nodes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for pipe in (head.stdout, other.stdin, other.stdout):
             pipe.close()
 
