@@ -145,6 +145,7 @@ def finished(tmp_path_factory):
     return here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("verb", ["matrix", "report", "status", "plan"])
 def test_every_verb_ends_as_its_work_did_wherever_its_words_go(finished, monkeypatch, verb, output):

@@ -56,6 +56,7 @@ def after(nimg: int) -> Callable[[State], bool]:
 CASES = [(b, name, b == "stylegan2" or name == "san") for b in tiny.BACKBONES for name in ALL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "name", "conditional"), CASES)
 def test_a_sketch_trains_and_resumes_bit_for_bit(backbone: str, name: str, conditional: bool) -> None:
     kept: dict[str, Tensor] = {}

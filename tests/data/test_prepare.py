@@ -135,6 +135,7 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert np.array_equal(data.images[0].transpose(1, 2, 0), np.rot90(noise(0, 16), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_range_that_is_hardly_used_is_said_with_its_cure(workers: int, tmp_path: Path) -> None:
     deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 15  # values of 12 bits in files of 16

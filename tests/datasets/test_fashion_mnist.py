@@ -20,6 +20,7 @@ genuine = pytest.mark.skipif(not files.DEBIAN.exists(), reason="needs Debian's p
 HALVES: list[tuple[Split, str]] = [("train", "train"), ("test", "t10k")]
 
 
+@pytest.mark.slow
 @genuine
 @pytest.mark.parametrize("split, half", HALVES)
 @pytest.mark.parametrize("case", cases("fashion_mnist*"))

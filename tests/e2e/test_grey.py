@@ -24,6 +24,7 @@ EXPERIMENT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:::(mlflow|sqlalchemy|alembic|pydantic|google|starlette).*")
 def test_a_matrix_on_one_channel(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -50,6 +50,7 @@ def test_an_experiment_that_was_never_run_has_no_report(here, capsys):
     assert cli.main(["status", "a.yaml"]) == 0  # how far it is: not at all
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_do_not_share_a_report(here, capsys):
     write(here / "a" / "x.yaml")
     write(here / "b" / "x.yaml", arms="baseline: {}, sel: {sel: {hidden: 4}}")

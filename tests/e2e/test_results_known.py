@@ -135,6 +135,7 @@ def test_data_that_was_corrected_in_place_is_trained_on_anew(here, say):
     assert results(here) == found
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_its_content(here, say):
     experiment(here)
     folder = folder_of(here / "a", images(0))
@@ -285,6 +286,7 @@ def test_an_archive_that_would_be_downloaded_is_known_without(here, say, monkeyp
 # ── epochs ───────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_an_epoch_trains_anew_what_it_touches_unless_told_otherwise(here, say, monkeypatch):
     experiment(here)
     words = ("sets.yaml", "--set", "arms={baseline: {}, sel: {sel: {}}}")
@@ -298,6 +300,7 @@ def test_an_epoch_trains_anew_what_it_touches_unless_told_otherwise(here, say, m
     assert say("status", *words).count("done") == 2 and results(here) == before
 
 
+@pytest.mark.slow
 def test_an_epoch_of_a_metric_scores_again_and_trains_nothing(here, say, monkeypatch):
     experiment(here)
     write_zip(here / "set.zip", images(0))

@@ -68,6 +68,7 @@ def test_what_matrix_refuses_plan_refuses_in_the_same_line(tiny, tmp_path, sets,
     assert not (tmp_path / "results" / "trials").exists()
 
 
+@pytest.mark.slow
 def test_plan_fetches_nothing_and_needs_no_images(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

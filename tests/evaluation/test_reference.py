@@ -59,6 +59,7 @@ def moments(images):
     return Moments.of(network.layers(torch.from_numpy(np.ascontiguousarray(images)))["pooled"])
 
 
+@pytest.mark.slow
 def test_full_is_the_whole_split_and_trained_what_was_trained_on(zipped, score):
     found = score(zipped, *ASKED)
     tails = ("full_less_heldout", "trained", "heldout", "train20", "trained9")

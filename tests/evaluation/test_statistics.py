@@ -108,6 +108,7 @@ def test_moments_are_the_plain_mean_over_the_fixed_batches(odd):
     assert layer.momentum == 0.01 and not layer._forward_pre_hooks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "conditional"), [("baseline", False), ("sel", True)])
 def test_a_generator_is_as_it_samples_afterwards(arm, conditional):
     """The mean and variance of its activations in eval mode are those that it now takes for them."""

@@ -85,6 +85,7 @@ def test_another_scoring_that_is_not_finite_is_a_result_of_its_own(load, run, ho
     assert before in [json.loads(p.read_text()) for p in home.glob("result*.json")]
 
 
+@pytest.mark.slow
 def test_what_diverged_in_scoring_is_scored_again_and_not_trained(load, run, results, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(scoring, "of_last", not_finite)

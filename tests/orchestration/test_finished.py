@@ -28,6 +28,7 @@ def words(tmp_path, monkeypatch):
     return ["matrix", "tiny.yaml", "--local", "--tracking-uri", "off", "--set", "arms={baseline: {}}"]
 
 
+@pytest.mark.slow
 def test_it_says_the_same_without_looking_at_a_trial(words, tmp_path, capsys, monkeypatch):
     assert cli.main(words) == 0
     first = capsys.readouterr().out
@@ -39,6 +40,7 @@ def test_it_says_the_same_without_looking_at_a_trial(words, tmp_path, capsys, mo
     assert first[first.index("Arm") :] == again[again.index("Arm") :]
 
 
+@pytest.mark.slow
 def test_whatever_changes_the_answer_is_seen(words, tmp_path, capsys, monkeypatch):
     assert cli.main(words) == 0
     collected = []
@@ -112,6 +114,7 @@ def test_what_changed_while_the_answer_was_sought_is_not_noted(tmp_path):
     assert not kept()
 
 
+@pytest.mark.slow
 def test_images_corrected_during_the_matrix_leave_no_note(words, tmp_path, monkeypatch):
     images = write_zip(tmp_path / "a.zip", pngs(64, 32))
     words += ["--set", f"dataset={{name: image_zip, path: {images}}}"]
@@ -139,6 +142,7 @@ def test_what_pixels_a_folder_had_is_asked_anew_of_another_epoch(tmp_path, monke
         assert images.pixels and len(loaded) == times
 
 
+@pytest.mark.slow
 def test_a_module_that_a_plugin_imports_from_anywhere_is_part_of_the_answer(words, tmp_path, capsys, monkeypatch):
     name = "factor_of_a_plugin"
     (tmp_path / f"{name}.py").write_text("VALUE = 3\n")

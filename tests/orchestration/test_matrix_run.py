@@ -40,6 +40,7 @@ def test_bad_input_is_said_before_anything_runs(experiment, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_trained_again_is_not_put_away(experiment, tmp_path, monkeypatch):
     results = tmp_path / "results"
     run = partial(matrix.run, experiment, results, launcher="inline", tracking_uri="off", other_code="retrain")

@@ -97,6 +97,7 @@ class Gremlin(Control):
         return False
 
 
+@pytest.mark.slow
 def test_a_result_counts_the_lines_that_a_disk_spoilt(tmp_path):
     t, options = tiny.trial(train={"tick_kimg": 0.008}), plain(Run(device="cpu", checkpoint_s=0))
     gremlin = Gremlin(tmp_path / "events.jsonl")

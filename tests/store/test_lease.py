@@ -28,6 +28,7 @@ def killed(url, name):
     left._say()
 
 
+@pytest.mark.slow
 def test_one_of_many_drivers_that_come_at_once_gets_it(url):
     ready, done = threading.Barrier(8), threading.Event()
 
@@ -62,6 +63,7 @@ def test_the_lease_of_a_dead_driver_is_free_after_a_while_or_at_once_where_it_li
         assert time.monotonic() - begun < 0.3 and len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_no_death_of_its_driver(url, monkeypatch):
     killed(url, "a")
     fine, read, begun = time.monotonic() + 1.0, Store.read, time.monotonic()

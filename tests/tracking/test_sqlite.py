@@ -55,6 +55,7 @@ def test_a_folder_that_is_utf_8_under_a_locale_that_is_not_is_told_so():
         sqlite.default_uri(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["p%20q", "a?b#c", "ünï und mehr"])
 def test_runs_and_pictures_lie_in_the_folder_and_nothing_beside_it(name, tmp_path, mlflow_db):
     results = tmp_path / name / "res"

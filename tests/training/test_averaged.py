@@ -83,6 +83,7 @@ class Live:
     check = fence = update
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "conditional"), [("baseline", False), pytest.param("sel", True, marks=pytest.mark.slow)]
 )
@@ -147,6 +148,7 @@ def test_a_checkpoint_of_before_is_read_with_statistics_of_its_own(tmp_path):
     assert raw.weights == "raw" and same(raw.g, state.g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_no_option_that_is_laid_on_a_trained_model_moves_its_averaged_weights(tmp_path, conditional):
     trial = averaging(conditional=conditional)
@@ -164,6 +166,7 @@ def test_no_option_that_is_laid_on_a_trained_model_moves_its_averaged_weights(tm
     assert len(model.data) == 17
 
 
+@pytest.mark.slow
 def test_labels_that_moved_are_the_same_and_those_that_are_gone_are_missed(tmp_path):
     files = {f"{i}.png": png(noise(i, 32)) for i in range(12)}
     write_zip(tmp_path / "a.zip", files, [[name, i % 3] for i, name in enumerate(files)])
@@ -183,6 +186,7 @@ def test_labels_that_moved_are_the_same_and_those_that_are_gone_are_missed(tmp_p
     assert same(trained.load(tmp_path, sets=[at(tmp_path, "other"), "eval.weights=raw"]).g, state.g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])
 @pytest.mark.parametrize("weights", ["auto", "raw"])
 def test_curves_and_the_final_score_are_of_one_generator(backbone, weights, tmp_path, monkeypatch, journal):

@@ -279,6 +279,7 @@ def test_a_trial_knows_how_many_processes_trained_it():
     assert trials.worlds({"complete": False}, 1) is None, "begun by a version that did not note it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("backbone", ["sn_dcgan", "stylegan2"])
 def test_low_precision_trains_finite_and_scores_in_float32(backbone, precision):

@@ -92,6 +92,7 @@ def slowly(monkeypatch, module, name, seen, control):
     monkeypatch.setattr(module, name, slow)
 
 
+@pytest.mark.slow
 def test_a_trial_beats_wherever_it_is_not_in_its_loop(tmp_path, monkeypatch):
     control, seen = Control(), {}
     slowly(monkeypatch, run, "with_data", seen, control)
