@@ -1,7 +1,7 @@
 """L_align (eq. 4): G is trained to be attended to by D where its heatmap says.
 
-Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/method.md
-compares them choice by choice.
+Defaults are the paper's text, `PROFILES["release"]` is the released code, `PROFILES["coherent"]` the reading under which
+the paper's own sentences hold together; docs/method.md compares them choice by choice.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ EPOCH = 1
 
 @dataclass(frozen=True)
 class Options:
-    profile: Literal["paper", "release"] = "paper"
+    profile: Literal["paper", "coherent", "release"] = "paper"
     weight: Annotated[float, ">= 0"] = 1.0  # of L_align beside the GAN loss
     levels: tuple[Annotated[int, ">= 2"], ...] = (4, 8, 16)
     level_weights: tuple[Annotated[float, ">= 0"], ...] = (1.0, 1.0, 1.0)
@@ -45,6 +45,8 @@ class Options:
 
 PROFILES = {
     "paper": {},
+    # Maps that are alike when D is minimised instead, and none of them empty; a gradient along G's own loss.
+    "coherent": {"objective": "softplus", "rectify": "per_channel"},
     "release": {
         "objective": "softplus",
         "rectify": "per_channel",
