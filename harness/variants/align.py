@@ -1,7 +1,7 @@
 """L_align (eq. 4): G is trained to be attended to by D where its heatmap says.
 
-Defaults are the paper's text, `PROFILES["release"]` is the released code, `PROFILES["coherent"]` the reading under which
-the paper's own sentences hold together; docs/method.md compares them choice by choice.
+Defaults are the paper's text, `PROFILES["coherent"]` is the reading under which the paper's sentences hold together,
+`PROFILES["release"]` the released code; docs/method.md compares them choice by choice.
 """
 
 from collections.abc import Mapping
