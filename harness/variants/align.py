@@ -68,6 +68,17 @@ def check(options: Options, others: Mapping[str, Any]) -> None:
             raise ValueError(f"levels: {level}: no such heatmap is drawn; choose among {list(drawn)}")
 
 
+def told(options: Options, curves: Mapping[str, Any]) -> str | None:
+    """What one must know of an arm whose last tick had these `curves`, {name: value}: that at some level most of the
+    fakes have an empty map, so that L_align asks nothing of them there."""
+    shares = {k: curves.get(f"loss/align_empty/{k}") for k in options.levels}
+    empty = [f"{share:.0%} at {k}x{k}" for k, share in shares.items() if isinstance(share, float) and share > 0.5]
+    if not empty:
+        return None
+    cure = "; with `align: {profile: coherent}` no map is empty" if options.rectify == "after_sum" else ""
+    return f"D's attention is 0 everywhere on most fakes ({', '.join(empty)}), where L_align has no gradient{cure}"
+
+
 def hooks(options: Options, resolution: int) -> "Alignment":
     """The alignment term for images of `resolution`. UserError where a level is not below it."""
     if options.levels[-1] >= resolution:

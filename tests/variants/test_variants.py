@@ -212,13 +212,32 @@ def aligned(d: Discriminator, fakes: Fakes, o: align.Options, labels: Tensor | N
     return nn.functional.softplus(-logits).mean(), total
 
 
+@pytest.mark.parametrize(
+    ("shares", "rectify", "text"),
+    [
+        ((0.51, 0.5, 0.0), "after_sum", "(51% at 4x4), where"),
+        ((0.84, 0.39, 0.9), "after_sum", "(84% at 4x4, 90% at 16x16), where"),
+        ((0.5, 0.0, 0.1), "after_sum", None),
+        (("nan", 0.0, 0.1), "after_sum", None),
+        ((0.0, 1.0, 0.0), "per_channel", "(100% at 8x8), where"),
+    ],
+)
+def test_maps_that_are_mostly_empty_are_told_by_level(shares: Any, rectify: str, text: str | None) -> None:
+    curves = {f"loss/align_empty/{k}": v for k, v in zip((4, 8, 16), shares, strict=True)}
+    told = align.told(align.Options(rectify=rectify), curves)  # type: ignore[arg-type]
+    assert (told is None) == (text is None)
+    assert told is None or text in told
+    assert told is None or ("profile: coherent" in told) == (rectify == "after_sum")
+    assert align.told(align.Options(), {"loss/align": 0.3}) is None, "older results have no such curves"
+
+
 @pytest.mark.parametrize("num_classes", [0, 5])
-@pytest.mark.parametrize("profile", ["paper", "release"])
+@pytest.mark.parametrize("profile", ["paper", "coherent", "release"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_alignment_moves_g_alone(backbone: str, profile: str, num_classes: int) -> None:
     g, d = networks(backbone, num_classes)
     labels = torch.arange(4) % num_classes if num_classes else None
-    spatial, twin = arm(g, "sel_norm", profile), copy.deepcopy(d)
+    spatial, twin = arm(g, "sel_norm", "paper" if profile == "coherent" else profile), copy.deepcopy(d)
     fakes = generate(spatial, labels=labels)
     gan, extra = aligned(d, fakes, options(align, profile), labels)
     assert 0 < extra < 3
