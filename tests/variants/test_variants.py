@@ -81,12 +81,12 @@ def test_a_zero_output_branch_is_the_identity(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("profile", ["paper", "release"])
+@pytest.mark.parametrize("profile", ["paper", "release", "berfscene"])
 def test_every_arm_learns_from_every_sampler(backbone: str, profile: str) -> None:
     """Away from its zero start every parameter of the encoder has a gradient, and the image depends
     on the heatmap."""
     g = networks(backbone)[0]
-    for name, sampler in itertools.product(ARMS, SAMPLERS):
+    for name, sampler in itertools.product([n for n in ARMS if profile in ARMS[n][0].PROFILES], SAMPLERS):
         spatial = arm(g, name, profile, heatmaps={"sampler": sampler})
         assert spatial.encoder is not None
         for p in spatial.encoder.parameters():
@@ -152,6 +152,46 @@ def test_equalising_changes_the_step_and_not_the_start(norm: str, output_conv: b
     x, h = torch.randn(2, 4, 8, 8), torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(made[0](x, h), made[1](x, h))
     assert made[0].shared.weight.std() > 2 * made[1].shared.weight.std()
+
+
+def test_berfscenes_sel() -> None:
+    """(1 + gamma) norm(F) + beta + 0.1 F with a gamma and a beta per channel, of 1x1 convs behind one to 128 and a
+    ReLU; written out as matrix products, place by place."""
+    torch.manual_seed(0)
+    layer = sel.SelLayer(4, 1, options(sel, "berfscene"))
+    f, h = torch.randn(2, 4, 8, 8), torch.randn(2, 1, 8, 8)
+    w = {name: conv.weight[:, :, 0, 0] * conv.gain for name, conv in layer.named_children()}
+    assert {name: tuple(x.shape) for name, x in w.items()} == {"shared": (128, 1), "sigma": (4, 128), "mu": (4, 128)}
+    phi = (h.movedim(1, 3) @ w["shared"].T).relu()
+    gamma, beta = ((phi @ w[name].T).movedim(3, 1) for name in ("sigma", "mu"))
+    norm = (f - f.mean((2, 3), keepdim=True)) / f.var((2, 3), correction=0, keepdim=True).sqrt()
+    torch.testing.assert_close(layer(f, h), (1 + gamma) * norm + beta + 0.1 * f, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "count"),
+    [
+        ("paper", {}, (9 + 1) * 64 + 2 * (9 * 64 + 1)),  # eq. 3: a map for all channels
+        ("paper", {"channels": "all"}, (9 + 1) * 64 + 2 * 16 * (9 * 64 + 1)),
+        ("paper", {"kernel": 1}, (1 + 1) * 64 + 2 * (64 + 1)),
+        ("berfscene", {}, (1 + 1) * 128 + 2 * 16 * (128 + 1)),
+        ("berfscene", {"norm": "concat"}, (1 + 1) * 128 + 16 * (16 + 128 + 1)),
+    ],
+)
+def test_the_size_of_a_sel_on_16_channels(profile: str, changes: dict[str, Any], count: int) -> None:
+    layer = sel.SelLayer(16, 1, options(sel, profile, **changes))
+    assert sum(p.numel() for p in layer.parameters()) == count
+
+
+@pytest.mark.parametrize("norm", ["norm", "concat"])
+def test_the_weight_of_the_skip_composes(norm: str) -> None:
+    """v F + w branch, whatever the branch; without the residual no v."""
+    torch.manual_seed(0)
+    layer = sel.SelLayer(4, 1, options(sel, norm=norm, zero_init=False, skip_weight=0.3, branch_weight=0.5))
+    f, h = torch.randn(2, 4, 8, 8), torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(layer(f, h), 0.3 * f + 0.5 * layer.branch(f, h))
+    layer.options = dataclasses.replace(layer.options, residual=False)
+    torch.testing.assert_close(layer(f, h), 0.5 * layer.branch(f, h))
 
 
 def test_eq_3() -> None:
