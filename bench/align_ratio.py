@@ -63,7 +63,7 @@ def main() -> None:
     lines = [
         "# The cost of `max_ratio`",
         "",
-        f"Whole steps of SN-DCGAN (width 0.25, 32x32, batch 32, + SEL + L_align), arms in turn, {args.rounds} rounds of "
+        f"Whole steps of SN-DCGAN (width 0.25, 32x32, batch 32, + L_align), arms in turn, {args.rounds} rounds of "
         f"{args.steps} steps, {args.clock} time;",
         "median (quartiles) over rounds of ratios within a round.",
         f"`python -m bench.align_ratio {words}`; commit {env['commit']}, torch {env['versions']['torch']}, "
