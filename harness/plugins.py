@@ -103,11 +103,12 @@ def find(package: str, name: str, place: str = "") -> Any:
 
 def told(variants: Iterable[Any], curves: Mapping[str, Any]) -> list[str]:
     """What an arm's variants say of curves {name: value} of one tick: see `told` in `harness.variants`."""
-    known, found = names("harness.variants"), []
+    known, found = names("harness.variants"), list[str | None]()
     for v in variants:
-        module = find("harness.variants", v.name) if v.name in known else None
-        if isinstance(v.options, getattr(module, "Options", ())) and hasattr(module, "told"):
-            found.append(module.told(v.options, curves))
+        if v.name in known:
+            module = find("harness.variants", v.name)
+            if hasattr(module, "told") and isinstance(v.options, module.Options):
+                found.append(module.told(v.options, curves))
     return [text for text in found if text]
 
 

@@ -23,7 +23,7 @@ from harness.pictures.figures import save_grid
 from harness.rng import Streams
 from harness.store import checkpoint
 from harness.store.journal import Journal
-from harness.training.state import State
+from harness.training.state import State, crosses
 from harness.trial import scoring
 
 GRID = 64  # images in a sample grid
@@ -195,8 +195,7 @@ class Upkeep:
     def _crossed(self, nimg: int, kimg: float | None) -> bool:
         if kimg is None:
             return False
-        every = kimg * 1000
-        return int(nimg // every) > int(self.seen // every) if self.seen >= 0 else nimg == 0
+        return crosses(self.seen, nimg, kimg) if self.seen >= 0 else nimg == 0
 
 
 def earliest_bad(stacked: dict[str, Tensor], places: dict[str, list[int]]) -> str | None:
