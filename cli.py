@@ -66,9 +66,10 @@ def parser() -> argparse.ArgumentParser:
     words = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, v in VERBS.items():
         p = words.add_parser(name, help=v.what, description=v.what)
-        group = p.add_mutually_exclusive_group()
+        one_of = [o for o in v.options if o.how.get("dest") == OTHER_CODE]
+        group = p.add_mutually_exclusive_group() if one_of else p  # --help of an empty group is an error
         for o in (*v.options, RESULTS):
-            (group if o.how.get("dest") == OTHER_CODE else p).add_argument(*o.names, **o.how)
+            (group if o in one_of else p).add_argument(*o.names, **o.how)
     return top
 
 
