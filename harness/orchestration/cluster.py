@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -197,11 +198,11 @@ def _shut_token_file() -> None:
 def reach(address: str) -> None:
     """Raise UserError in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379, with a port up to 65535")
     try:
         socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError as e:
+    except (OSError, UnicodeError) as e:  # the second: what can't be a name at all
         raise UserError(f"--ray-address {address}: no answer ({e}); is `ray start --head` running there?") from None
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if _asks_for_token(address) else "disabled"
