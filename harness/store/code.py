@@ -371,7 +371,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def _of_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a result tells of its code; empty where that was spoilt."""
-    made = result.get("code")
+    made: Any = result.get("code")
     return dict(made) if _is_whole(made) else {}
 
 
