@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,16 @@ def _patient() -> Iterator[list[int]]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started within hears no hangup: a terminal that goes away tells all its processes, and Ray's would end
-    at once, with the trials that the driver has yet to save."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    """What Ray starts within hears no hangup, and nothing that a shell, `timeout` or a user sends to all processes of
+    the driver's group: it would end at once, with the trials that the driver has yet to save."""
+    from ray._private import services
+
+    before, popen = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP}), services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
     try:
         yield
     finally:
+        services.ConsolePopen = popen
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
