@@ -96,8 +96,9 @@ def _patient() -> Iterator[list[int]]:
 def _deaf() -> Iterator[None]:
     """What Ray starts within hears no hangup, and nothing that a shell, `timeout` or a user sends to all processes of
     the driver's group: it would end at once, with the trials that the driver has yet to save."""
-    from ray._private import services
+    from ray._private import services as of_ray
 
+    services: Any = of_ray
     before, popen = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP}), services.ConsolePopen
     services.ConsolePopen = partial(popen, process_group=0)
     try:
