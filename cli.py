@@ -163,12 +163,14 @@ def plan(args: argparse.Namespace) -> int:
     from harness.orchestration import fit
     from harness.orchestration import plan as plans
     from harness.process import cores
+    from harness.store import claim
     from harness.store.folder import finished
     from harness.trial.preflight import preflight
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
+    claim.check(experiment, args.results.absolute())
     todo = [e.trial for e in entries(experiment) if not finished(args.results / "trials" / e.id, e.trial)]
     fit.check(todo, experiment.run)
     for line in preflight(todo, str(experiment.path), unseen=plans.unseen):

@@ -173,8 +173,9 @@ def _cell(
 
 
 def _biased(score: Score) -> str | None:
-    """Why a distance is not what an endless number of images would give: of N images the covariance has rank N - 1."""
-    images = [n for key in ("num_fakes", "num_reals") if isinstance(n := score.protocol.get(key), int)]
+    """Why a distance is not what an endless number of images would give: of N images the covariance has rank N - 1. The
+    least sample that it took counts."""
+    images = [n for key in ("num_fakes", "num_reals", "least") if isinstance(n := score.protocol.get(key), int)]
     if not score.name.features or not images or min(images) > score.name.features:
         return None
     return f"{min(images)} images for {score.name.features} features"
