@@ -236,5 +236,8 @@ def insist(act: Callable[[], T], tries: int = TRIES) -> T:
 
 
 def _refuses(e: Exception) -> bool:
-    """Whether a backend says that it is the caller who is wrong. Each has types of its own, which are told by name."""
+    """Whether a backend says that it is the caller who is wrong. Each has types of its own, which are told by name; of
+    a file system, any error does."""
+    if isinstance(e, OSError) and str(_url).startswith("file:"):
+        return True
     return any(REFUSED.search(kind.__name__) for kind in type(e).__mro__)
