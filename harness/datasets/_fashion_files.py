@@ -6,7 +6,9 @@ not by the file's, which differs between packers.
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -50,12 +52,25 @@ FILES = {
 _HALF = {"train": "train", "test": "t10k"}
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """`path`: the folder of the four files, packed or not; None: Debian's, else data/fashion-mnist."""
+
+    path: Path | None = None
+    resize: Literal["pad2", "bilinear"] = "pad2"
+    expect_full: bool = True  # false: files of the format with any images are accepted
+
+
 def identity(path: Path | None) -> str:
     """Of what the four files hold, packed or not; where there are none, of those that would be downloaded."""
     files = _found(_folder(path))
     if len(files) < len(FILES):
         return "contents:" + _identity.digest(sorted((name, content) for name, (content, _, _) in FILES.items()))
     return _identity.of_contents(files, lambda name: unpacked(files[name], "dataset.path"))
+
+
+def is_here(path: Path | None) -> bool:
+    return len(_found(_folder(path))) == len(FILES)
 
 
 def read(path: Path | None, split: Split, expect_full: bool) -> tuple[np.ndarray, np.ndarray, Path]:

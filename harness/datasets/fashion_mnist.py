@@ -8,8 +8,7 @@ channel has other initial gains, spectral norms and R1 (docs/data.md).
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from harness.data import part
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
@@ -20,15 +19,10 @@ PART = ("max_images", "fraction")
 
 
 @dataclass(frozen=True)
-class Options:
-    """`path`: the folder of the four files, packed or not; None: Debian's, else data/fashion-mnist."""
-
-    path: Path | None = None
-    resize: Literal["pad2", "bilinear"] = "pad2"
+class Options(_files.FileOptions):
     channels: Channels = 3
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
-    expect_full: bool = True  # false: files of the format with any images are accepted
     fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the training images, drawn once and for all
 
     def __post_init__(self) -> None:

@@ -6,8 +6,7 @@ when it is asked for: 128,000 of them take 60 MB.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
@@ -22,15 +21,10 @@ MODES = len(_files.CLASSES) ** 3
 
 
 @dataclass(frozen=True)
-class Options:
-    """`path`: the folder of Fashion-MNIST's four files; None: Debian's, else data/fashion-mnist."""
-
-    path: Path | None = None
+class Options(_files.FileOptions):
     num_images: Annotated[int, ">= 1, <= 10000000"] = 128_000
     num_heldout: Annotated[int, ">= 1, <= 10000000"] = 50_000
     seed: Annotated[int, ">= 0"] = 0
-    resize: Literal["pad2", "bilinear"] = "pad2"
-    expect_full: bool = True  # false: files of the format with any images are accepted
 
 
 def identity(options: Options) -> str:
