@@ -8,6 +8,7 @@ channel has other initial gains, spectral norms and R1 (docs/data.md).
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from harness.data import part
@@ -29,9 +30,13 @@ class Options(_files.FileOptions):
         part.check(self.max_images, self.fraction)
 
 
-def identity(options: Options) -> str:
+def identity(options: Options) -> str | None:
     """Of what the four files hold, packed or not; where they are not here, of those that `load` would download."""
-    return _files.identity(options.path)
+    return _files.identity(options)
+
+
+def lie_at(options: Options) -> tuple[Path, ...]:
+    return _files.lie_at(options)
 
 
 def has_test(options: Options) -> bool:
@@ -40,7 +45,7 @@ def has_test(options: Options) -> bool:
 
 def load(options: Options, split: Split = "train") -> ImageSet:
     """60,000 training or 10,000 test images [N, channels, 32, 32] in the files' order."""
-    grey, labels, folder = _files.read(options.path, split, options.expect_full)
+    grey, labels, folder = _files.read(options, split)
     count = len(grey)
     grey, labels = grey[: options.max_images], labels[: options.max_images]
     if split == "train" and options.fraction < 1:

@@ -6,6 +6,7 @@ when it is asked for: 128,000 of them take 60 MB.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -27,9 +28,13 @@ class Options(_files.FileOptions):
     seed: Annotated[int, ">= 0"] = 0
 
 
-def identity(options: Options) -> str:
+def identity(options: Options) -> str | None:
     """That of Fashion-MNIST's files: with them the options decide every image."""
-    return _files.identity(options.path)
+    return _files.identity(options)
+
+
+def lie_at(options: Options) -> tuple[Path, ...]:
+    return _files.lie_at(options)
 
 
 def has_test(options: Options) -> bool:
@@ -38,7 +43,7 @@ def has_test(options: Options) -> bool:
 
 def load(options: Options, split: Split = "train") -> ImageSet:
     """`num_images` triples of training images, or `num_heldout` of the others; class 100 r + 10 g + b."""
-    grey, classes, folder = _files.read(options.path, split, options.expect_full)
+    grey, classes, folder = _files.read(options, split)
     count = options.num_images if split == "train" else options.num_heldout
     triples = draw(len(grey), count, options.seed, split)
     labels = classes[triples] @ np.array([100, 10, 1])

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from tests import idx_files
 from tests.golden._golden import Case, cases
 from tests.image_files import one_line
 
-genuine = pytest.mark.skipif(not files.is_here(None), reason="needs the package dataset-fashion-mnist")
+genuine = pytest.mark.skipif(
+    not all(p.exists() for p in fashion_mnist.lie_at(fashion_mnist.Options())),
+    reason="needs the package dataset-fashion-mnist",
+)
 HALVES: list[tuple[Split, str]] = [("train", "train"), ("test", "t10k")]
 
 
@@ -77,6 +81,20 @@ def test_what_would_be_downloaded_is_known_before(tmp_path: Path) -> None:
     assert fashion_mnist.identity(fashion_mnist.Options(tmp_path / "none")) == fashion_mnist.identity(
         fashion_mnist.Options()
     )
+
+
+@pytest.mark.parametrize("dataset", [fashion_mnist, stacked_fashion_mnist])
+def test_other_content_is_never_filled_up_with_the_published_one(
+    dataset: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    options = dataset.Options(idx_files.write(tmp_path), expect_full=False)
+    assert all(path.exists() for path in dataset.lie_at(options))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert dataset.identity(options) is None and not all(path.exists() for path in dataset.lie_at(options))
+    with pytest.raises(UserError) as error:
+        dataset.load(options, "test")
+    one_line(error, "dataset.path", "t10k-labels-idx1-ubyte.gz: does not exist; put it there")
 
 
 def test_each_resize_is_data_of_its_own(tmp_path: Path) -> None:
