@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones import Discriminator
+from harness import plugins
 from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.errors import Diverged
@@ -102,6 +103,8 @@ class Upkeep:
         values["system/images_per_s"] = rate
         self.journal.metrics(state.nimg, values)
         self.live.update(images_per_s=rate)
+        for text in plugins.told(self.trial.variants, values):
+            self.live.warn(text)
 
     def finite(self, state: State) -> dict[str, Tensor]:
         """The values of every step since the last tick, on the host; Diverged names the earliest that is not finite."""

@@ -1,7 +1,7 @@
 """L_align (eq. 4): G is trained to be attended to by D where its heatmap says.
 
-Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/method.md
-compares them choice by choice.
+Defaults are the paper's text, `PROFILES["coherent"]` is the reading under which the paper's sentences hold together,
+`PROFILES["release"]` the released code; docs/method.md compares them choice by choice.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ EPOCH = 1
 
 @dataclass(frozen=True)
 class Options:
-    profile: Literal["paper", "release"] = "paper"
+    profile: Literal["paper", "coherent", "release"] = "paper"
     weight: Annotated[float, ">= 0"] = 1.0  # of L_align beside the GAN loss
     warmup_kimg: Annotated[float, ">= 0"] = 0.0  # over which it rises linearly from 0
     max_ratio: Annotated[float, "> 0"] | None = None  # it is lowered so that |dL_align/dx| <= max_ratio |dL_G/dx|
@@ -48,6 +48,8 @@ class Options:
 
 PROFILES = {
     "paper": {},
+    # Maps that are alike when D is minimised instead, and none of them empty; a gradient along G's own loss.
+    "coherent": {"objective": "softplus", "rectify": "per_channel"},
     "release": {
         "objective": "softplus",
         "rectify": "per_channel",
@@ -67,6 +69,17 @@ def check(options: Options, others: Mapping[str, Any]) -> None:
     for level in options.levels:
         if level not in drawn:
             raise ValueError(f"levels: {level}: no such heatmap is drawn; choose among {list(drawn)}")
+
+
+def told(options: Options, curves: Mapping[str, Any]) -> str | None:
+    """What one must know of an arm whose last tick had these `curves`, {name: value}: that at some level most of the
+    fakes have an empty map, so that L_align asks nothing of them there."""
+    shares = {k: curves.get(f"loss/align_empty/{k}") for k in options.levels}
+    empty = [f"{share:.0%} at {k}x{k}" for k, share in shares.items() if isinstance(share, float) and share > 0.5]
+    if not empty:
+        return None
+    cure = "; with `align: {profile: coherent}` no map is empty" if options.rectify == "after_sum" else ""
+    return f"D's attention is 0 everywhere on most fakes ({', '.join(empty)}), where L_align has no gradient{cure}"
 
 
 def hooks(options: Options, resolution: int) -> "Alignment":
