@@ -95,7 +95,7 @@ def own_name(reference: str) -> str | None:
 
 
 def _sides(resolution: int) -> list[int]:
-    return [4 << i for i in range(resolution.bit_length() - 3)]
+    return [4 << i for i in range(resolution.bit_length() - 2)]
 
 
 def _groups(options: Options) -> tuple[int, ...]:
