@@ -5,4 +5,5 @@ generator.py  a backbone's G with what a variant adds
 heatmaps.py   random multi-level heatmaps
 attention.py  GradCAM and L_align
 losses.py     GAN losses and regularisers
+schedules.py  numbers that move while a trial trains
 """
