@@ -41,8 +41,8 @@ def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGe
     for name in (name for name, own in hooks.items() if own.each_alone):
         for layer in [m for m in d.modules() if isinstance(m, _BatchNorm)] + moments(d):
             raise UserError(
-                f"variants.{name}: refuses batch norm in D, here {type(layer).__name__} in {trial.backbone.name}: a logit "
-                "must be of its image alone; choose a backbone without"
+                f"variants.{name}: refuses batch norm in D, here {type(layer).__name__} in {trial.backbone.name}: a "
+                "logit must be of its image alone; choose a backbone without"
             )
     return SpatialGenerator(g, encoder).to(device), d.to(device), together
 

@@ -56,8 +56,8 @@ IDENTITY = {"mirror": False, "shift": 0.0}
     ("kind", "options"), [("cr", IDENTITY), ("bcr", IDENTITY), ("icr", {**IDENTITY, "delta": 0.0})]
 )
 def test_under_the_identity_a_frozen_d_is_consistent(backbone: str, kind: Any, options: dict[str, Any]) -> None:
-    """In evaluation mode: no power iteration, no statistics of a group. With an augmentation in the arm too, which shows
-    D both images of a pair by the same draws."""
+    """In evaluation mode: no power iteration, no statistics of a group. With an augmentation in the arm too, which
+    shows D both images of a pair by the same draws."""
 
     class Noise(Hooks):
         def see(self, images: Tensor, draws: Streams, kind: Kind, nimg: int, memory: Memory) -> Tensor:
@@ -124,7 +124,7 @@ def test_near_latents_differ_in_nothing_else() -> None:
 
 
 def test_a_step_sees_other_images_as_it_saw_its_own() -> None:
-    """`DStep.see` in the loop: the same draws, in the step's own order of variants, and each step of D has its number."""
+    """`DStep.see` in the loop has the same draws, and each step of D its number."""
     met: list[tuple[int, int]] = []
 
     class Watch(Hooks):

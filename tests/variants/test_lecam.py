@@ -12,9 +12,9 @@ NAMES = ("real", "fake", "weight")
 
 
 def test_a_step_is_trained_on_the_averages_of_the_steps_before_it() -> None:
-    """One step old: the first has none. Every step moves them once, by the logits of all its steps of D and microbatches
-    in one mean, so that the number of processes that made them doesn't matter."""
-    recipe = {"total_kimg": 0.064, "d_steps": 2, "d": {"lr": 0.02}, "g": {"lr": 0.02}}
+    """One step old: the first has none. Every step moves them once, by the mean over all logits of its steps of D and
+    their microbatches, so that the number of processes that made them doesn't matter."""
+    recipe: dict[str, Any] = {"total_kimg": 0.064, "d_steps": 2, "d": {"lr": 0.02}, "g": {"lr": 0.02}}
     state = trained(arm("stylegan2", {"lecam": {"weight": 2.0, "decay": 0.8}}, **recipe))
     stats = state.stats.stacked()
     real, fake = (stats[f"scores/{side}"].view(4, 4, 4) for side in ("real", "fake"))  # steps, passes, images
@@ -42,9 +42,7 @@ def test_until_its_start_the_averages_are_the_last_steps_and_nothing_is_added() 
     assert len(stats["loss/lecam/distance"]) == 1
     for side in ("real", "fake"):
         first, *others = stats[f"scores/{side}"].mean(1)
-        for (
-            mean
-        ) in others:  # the first that ends at the start or behind it finds the last mean, and decays from there on
+        for mean in others:  # the step that ends at the start finds the last mean, and decays from there on
             first = 0.99 * first + 0.01 * mean
         torch.testing.assert_close(state.memory["lecam"][side], first)
     assert state.memory["lecam"]["weight"] == 1
