@@ -43,9 +43,9 @@ def trial_of(backbone: str, name: str, conditional: bool = False, **train: Any) 
         what: next(n for n in NAMES if what in getattr(plugins.find("harness.variants", n), "PROVIDES", ()))
         for what in getattr(module, "REQUIRES", ())
     }
-    off = {key.removeprefix("train."): 0 for key in getattr(module, "CLASHES", ()) if key.startswith("train.")}
     variants = {**dict.fromkeys(givers.values(), {}), name: {}}
-    return tiny.trial(backbone, "baseline", conditional, variants=variants, train={"total_kimg": 0.032, **train, **off})
+    recipe = {"total_kimg": 0.032, **train, **tiny.without(module)}
+    return tiny.trial(backbone, "baseline", conditional, variants=variants, train=recipe)
 
 
 def run(
