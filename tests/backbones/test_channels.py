@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones import Discriminator, Generator, sn_dcgan, stylegan2
+from backbones import Discriminator, Generator, r3gan, sn_dcgan, stylegan2
 
 TINY = stylegan2.Options(z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, channel_max=8)
 BUILDS: dict[str, Callable[[int, int], tuple[Generator, Discriminator]]] = {
@@ -15,6 +15,7 @@ BUILDS: dict[str, Callable[[int, int], tuple[Generator, Discriminator]]] = {
         sn_dcgan.Options(z_dim=8, width=0.0625), 32, classes, channels
     ),
     "stylegan2": lambda classes, channels: stylegan2.build(TINY, 32, classes, channels),
+    "r3gan": lambda classes, channels: r3gan.build(r3gan.Options(8, 8, (8, 8, 8, 8)), 32, classes, channels),
 }
 
 

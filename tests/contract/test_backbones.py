@@ -14,6 +14,7 @@ from tests.contract import names
 SMALL = {
     "sn_dcgan": {"width": 0.125, "z_dim": 16},
     "stylegan2": {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16},
+    "r3gan": {"z_dim": 16, "embed_dim": 16, "widths": [16, 16, 8, 8]},
 }
 CASES = [(name, classes) for name in names("backbones") for classes in (0, 10)]
 

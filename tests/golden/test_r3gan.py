@@ -121,10 +121,10 @@ def _presets(case: Case) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("case", "recipe"), cases("r3gan_recipe*", _presets))
-def test_parameter_counts(case: Case, recipe: dict[str, Any]) -> None:
+def test_parameter_counts(case: Case, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     name = next(n for n, r in case.config["presets"].items() if r is recipe)
-    with torch.device("meta"):
-        counts = [sum(p.numel() for p in net.parameters()) for net in built(recipe)]
+    monkeypatch.setattr(r3gan, "_normal", lambda *shape, gain=1.0: nn.Parameter(torch.empty(shape)))  # none is drawn
+    counts = [sum(p.numel() for p in net.parameters()) for net in built(recipe)]
     assert counts == case[f"out/{name}/parameters_G_D"].tolist()
 
 
@@ -166,9 +166,9 @@ def near(values: list[float], expected: Tensor) -> None:
 
 @pytest.mark.parametrize("case", cases("r3gan_recipe*"))
 def test_initial_weights_are_distributed_as_recorded(case: Case) -> None:
-    """Standard deviations and means of 40 draws within 5 standard errors (of both sides' difference), zeros exact."""
+    """Standard deviations and means within 5 standard errors of the difference of both samples, zeros exact."""
     torch.manual_seed(0)
-    drawn = [built(case.config["init"]) for _ in range(40)]
+    drawn = [built(case.config["init"]) for _ in range(8)]
     for k, network in enumerate("GD"):
         expected = case.group(f"out/init/{network}/")
         names = own_names(expected)
@@ -178,6 +178,6 @@ def test_initial_weights_are_distributed_as_recorded(case: Case) -> None:
             if sd == 0:
                 assert not pool.any(), name
                 continue
-            assert len(pool) == count
-            assert abs(pool.std().item() - sd) <= 5 * math.sqrt(2) * error, name
-            assert abs(pool.mean().item() - mean) <= 5 * math.sqrt(2 / count) * sd, name
+            both = math.sqrt(1 + count / len(pool))
+            assert abs(pool.std().item() - sd) <= 5 * error * both, name
+            assert abs(pool.mean().item() - mean) <= 5 * sd / math.sqrt(count) * both, name
