@@ -5,4 +5,5 @@ generator.py  a backbone's G with what a variant adds
 heatmaps.py   random multi-level heatmaps
 attention.py  GradCAM and L_align
 losses.py     GAN losses and regularisers
+augment.py    differentiable image transforms: what DiffAugment and ADA are made of
 """
