@@ -6,4 +6,5 @@ heatmaps.py   random multi-level heatmaps
 attention.py  GradCAM and L_align
 losses.py     GAN losses and regularisers
 augment.py    differentiable image transforms: what DiffAugment and ADA are made of
+schedules.py  numbers that move while a trial trains
 """

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.experiment.spec import Train
-from harness.method import losses
+from harness.method import losses, schedules
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
 from harness.training.order import Order
 from harness.training.ranks import agree, gathered
-from harness.training.state import State, Stats
+from harness.training.state import State, Stats, paced
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
 EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
@@ -49,7 +49,7 @@ def train(
         raise ValueError(f"train.batch_gpu: {parts} microbatches do not divide among {world} processes")
     order = Order(rank, world, parts, {"G": g, "D": d}, state.pl_mean)
     shown, stats = t.batch_size * t.d_steps, Stats()
-    total, lr_g, lr_d = round(t.total_kimg * 1000), opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"]
+    total = round(t.total_kimg * 1000)
     hooks.remember(state.memory, device)
 
     def autocast() -> torch.autocast:
@@ -102,9 +102,9 @@ def train(
         if agree(partial(upkeep, state)):
             return False
         stats = Stats()
-        if t.lr_decay == "linear":
-            left = 1 - state.nimg / total
-            opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"] = lr_g * left, lr_d * left
+        left = 1 - state.nimg / total if t.lr_decay == "linear" else 1.0
+        opt_g.param_groups[0].update(paced(t.g, t.pl_interval, state.nimg, left))
+        opt_d.param_groups[0].update(paced(t.d, t.r1_interval, state.nimg, left))
 
         # D: raise the scores of reals, lower those of fakes.
         d.requires_grad_(True)
@@ -142,7 +142,7 @@ def train(
                 x.requires_grad_(True)
                 seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
                 penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
-                (penalty * (t.r1_gamma / 2 * t.r1_interval / parts)).backward()
+                (penalty * (schedules.at(t.r1_gamma, state.nimg) / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
             opt_d.step()
 
@@ -191,5 +191,6 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
+            half_life = schedules.at(t.ema_kimg, state.nimg - shown)
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, half_life, t.ema_rampup))
     return True
