@@ -107,10 +107,8 @@ def warp(x: Tensor, inverse: Tensor) -> Tensor:
     n, _, side, _ = x.shape
     reach = side - 1  # the canvas has its full margin always, so that its size waits for nobody
     canvas, grid = side + 2 * reach, 2 * (side + 6)
-    corner = (side - 1) / 2
-    corners = x.new_tensor([[-corner, corner, -corner, corner], [-corner, -corner, corner, corner], [1, 1, 1, 1]])
-    there = (inverse @ corners)[:, :2]
-    beyond = torch.stack([-there.amin((0, 2)), there.amax((0, 2))]) - corner
+    there = (inverse @ _corners(side, x.device))[:, :2]
+    beyond = torch.stack([-there.amin((0, 2)), there.amax((0, 2))]) - (side - 1) / 2
     margin = (beyond + 6).clamp(0, reach).ceil()  # [first or last side, axis]
     up, down = _upsampling(side, x.device), _downsampling(side, x.device)
     pixel = torch.arange(canvas, device=x.device)
@@ -166,6 +164,14 @@ def _within(up: "Upsampling", kept: Tensor) -> Tensor:
 
 
 Upsampling = tuple[Tensor, Tensor]
+
+
+@functools.lru_cache(maxsize=8)
+def _corners(side: int, device: torch.device) -> Tensor:
+    """[3, 4]: the centres of an image's outermost pixels. Kept, as constants are: to copy one to a GPU is to wait."""
+    corner = (side - 1) / 2
+    x, y = [-corner, corner, -corner, corner], [-corner, -corner, corner, corner]
+    return torch.tensor([x, y, [1.0] * 4], device=device)
 
 
 @functools.lru_cache(maxsize=8)
@@ -227,9 +233,9 @@ def negative(i: Tensor) -> Tensor:
 
 def turned(angle: Tensor) -> Tensor:
     """Colours turned about the grey axis."""
-    turn = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) / math.sqrt(3)
     cos, sin = (f(angle).view(-1, 1, 1) for f in (torch.cos, torch.sin))
-    return _colors(cos * _eye(angle) + (1 - cos) * _grey(angle) + sin * turn, torch.zeros_like(angle))
+    linear = cos * _eye(angle) + (1 - cos) * _grey(angle) + sin * _turn(angle.device)
+    return _colors(linear, torch.zeros_like(angle))
 
 
 def richer(times: Tensor) -> Tensor:
@@ -256,6 +262,12 @@ def _colors(linear: Tensor, offset: Tensor, fourth: Tensor | None = None) -> Ten
 
 def _eye(like: Tensor) -> Tensor:
     return torch.eye(3, device=like.device).expand(len(like), 3, 3)
+
+
+@functools.lru_cache(maxsize=8)
+def _turn(device: torch.device) -> Tensor:
+    """The cross product with the grey axis."""
+    return torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=device) / math.sqrt(3)
 
 
 def _grey(like: Tensor) -> Tensor:

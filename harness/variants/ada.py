@@ -160,7 +160,7 @@ class Ada(Hooks):
 
     def d_term(self, step: DStep, memory: Memory) -> Term:
         real = step.real_logits.detach()
-        p = torch.as_tensor(self.p(step.nimg, memory), dtype=torch.float32, device=real.device)
+        p = torch.zeros((), device=real.device) + self.p(step.nimg, memory)
         return Term(torch.zeros_like(p), {"p": p, "sign": real.sign().mean()})
 
     # ── the pipeline ──
@@ -209,7 +209,7 @@ class Ada(Hooks):
         """bool [N]: whom a transform meets."""
         likely = p * getattr(self.options, SOURCES[name].kind)
         if name.startswith("rotate_"):  # two in place of one, either of which turns the image
-            likely = 1 - (1 - torch.as_tensor(likely)).clamp(0, 1).sqrt()
+            likely = 1 - (1 - (torch.zeros_like(numbers[name].gate) + likely)).clamp(0, 1).sqrt()
         return numbers[name].gate < likely
 
     def kept(self, numbers: Numbers, p: Tensor | float, name: str, centre: float = 0.0) -> Tensor:
@@ -249,11 +249,11 @@ class Ada(Hooks):
 
     def gains(self, numbers: Numbers, p: Tensor | float) -> Tensor:
         """[N, 4]: how much each band is amplified; after each one all are scaled so that the expected power stays."""
-        gains: Tensor | float = 1.0
-        for band in range(4):
-            (exponent,) = self.kept(numbers, p, f"filter_{band}")
-            one = torch.ones(len(exponent), 4, device=exponent.device)
-            one[:, band] = torch.exp2(exponent * self.options.filter_std)
-            power = (one.square() * torch.tensor(augment.POWER, device=one.device)).sum(1, keepdim=True)
-            gains = gains * one / torch.where((exponent == 0).view(-1, 1), 1.0, power.sqrt())
-        return torch.as_tensor(gains)
+        gains = torch.ones(len(numbers["filter_0"].gate), 4, device=numbers["filter_0"].gate.device)
+        for band, power in enumerate(augment.POWER):
+            (exponent,) = self.kept(numbers, p, f"filter_{band}") * self.options.filter_std
+            gain = torch.exp2(exponent)
+            total = (1 + power * (gain.square() - 1)).sqrt()  # of this gain beside three of 1
+            gains = gains / total[:, None]
+            gains[:, band] *= gain
+        return gains
