@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from html import escape
 
 import numpy as np
 import pytest
@@ -154,6 +155,21 @@ def test_paper_needs_the_table_to_ask_for_it(tmp_path):
     t = only_table(tmp_path, table)
     assert cell(t, "fid50k_full", "align").paper is None
     assert not any("paper" in n for n in t.notes)
+
+
+def test_the_arm_whose_maps_were_mostly_empty_at_its_last_tick_is_told_by_its_curves(tmp_path):
+    table = fake.table(settings={"cifar10_unconditional": {}}, seeds=(0, 1, 2))
+    trials = table.cells["cifar10_unconditional", "align"]
+    for t, first, last in zip(trials, (0.9, 0.2, 0.1), (0.3, 0.84, 0.84), strict=True):
+        curve = {"loss/align_empty/4": [[100, first], [200, last]], "loss/align_empty/8": [[100, 0.9], [200, 0.1]]}
+        finish(tmp_path, t, {"fid50k_full": 20.0}, series=curve)
+    for t in table.cells["cifar10_unconditional", "baseline"]:
+        finish(tmp_path, t, {"fid50k_full": 20.0}, series={"loss/align_empty/4": [[200, 1.0]]})
+    told = [n for n in only_table(tmp_path, table).notes if "0 everywhere" in n]
+    assert len(told) == 1
+    assert told[0].startswith("+ L_align (cifar10_unconditional s1, cifar10_unconditional s2): D's attention is 0")
+    assert "(84% at 4x4)" in told[0] and told[0].endswith("`align: {profile: coherent}` no map is empty")
+    assert escape(told[0]) in page.html(collect(fake.experiment(table), tmp_path))
 
 
 def test_di_needs_the_papers_draws(tmp_path):

@@ -31,6 +31,19 @@ def test_a_trial_that_goes_on_says_from_where(tmp_path):
     assert json.loads((tmp_path / "state.json").read_text())["nimg"] == 48
 
 
+def test_a_warning_is_the_trials_first_one_also_of_an_attempt_that_resumes_it(tmp_path):
+    first = live.Live(tmp_path, tiny.trial(), Control(), 1)
+    first.say("running", "preparing")
+    assert "warning" not in first.now
+    first.warn("84% at 4x4")
+    first.warn("90% at 4x4")
+    assert json.loads((tmp_path / "state.json").read_text())["warning"] == "84% at 4x4"
+    again = live.Live(tmp_path, tiny.trial(), Control(), 2)
+    again.say("running")
+    again.warn("60% at 8x8")
+    assert json.loads((tmp_path / "state.json").read_text())["warning"] == "84% at 4x4"
+
+
 def beats(control, wait_s=0.1):
     """How many come in a while."""
     before = control.beats
