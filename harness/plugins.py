@@ -103,8 +103,12 @@ def find(package: str, name: str, place: str = "") -> Any:
 
 def told(variants: Iterable[Any], curves: Mapping[str, Any]) -> list[str]:
     """What an arm's variants say of curves {name: value} of one tick: see `told` in `harness.variants`."""
-    shelf = [(find("harness.variants", v.name), v.options) for v in variants if v.name in names("harness.variants")]
-    found = [module.told(options, curves) for module, options in shelf if hasattr(module, "told")]
+    known, found = names("harness.variants"), list[str | None]()
+    for v in variants:
+        if v.name in known:
+            module = find("harness.variants", v.name)
+            if hasattr(module, "told") and isinstance(v.options, module.Options):
+                found.append(module.told(v.options, curves))
     return [text for text in found if text]
 
 
