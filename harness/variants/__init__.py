@@ -3,6 +3,8 @@
 sel.py      SEL: heatmaps modulate G's features
 flatten.py  the heatmap as a vector joined to the latent
 align.py    L_align: G is trained to be attended to by D where its heatmap says
+diffaugment.py  DiffAugment: D sees everything through random transforms
+ada.py      ADA: so it does, with a probability that follows how far D overfits
 
 A variant is one module in this package with
 
