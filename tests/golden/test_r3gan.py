@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from backbones import r3gan
 from harness.experiment.files import preset
-from harness.experiment.parse import plugin
-from harness.experiment.schema import parse
-from harness.experiment.spec import Train
+from harness.experiment.parse import merge, parse_trial, plugin
+from harness.experiment.spec import Trial
 from harness.method.losses import ema_beta, r1_penalty
 from harness.method.schedules import Schedule, Scheduled, at
 from tests.golden._golden import FORWARD, GRADIENT, Case, cases, close, close_all, gradients
@@ -138,7 +137,8 @@ def test_schedules_and_what_our_preset_says_of_them(case: Case, recipe: dict[str
     }
     if name in PRESETS:
         ours = preset(PRESETS[name], "")
-        assert {key: said[key] for key in ("lr", "beta2", "ema")} == _moved_by(parse(Train, ours["train"], "train"))
+        whole = merge(ours, {"dataset": {"name": "synthetic"}, "eval": {"metrics": ["disequilibrium"]}}, "")
+        assert said == _moved_by(parse_trial(whole, name))
         assert ours["train"]["batch_size"] == recipe["batch"]
         own = plugin("backbones", ours["backbone"], "").options
         assert own.widths == tuple(recipe["widths"]) and r3gan._groups(own) == tuple(recipe["groups"])
@@ -155,9 +155,11 @@ def moving(first: float, last: float, kimg: float) -> Scheduled:
     return float(first) if first == last else Schedule(float(first), float(last), kimg, "cosine")
 
 
-def _moved_by(t: Train) -> dict[str, Scheduled | None]:
+def _moved_by(trial: Trial) -> dict[str, Scheduled | None]:
+    t, loss, ada = trial.train, trial.variant("relativistic"), trial.variant("ada")
     assert t.g == t.d and t.g.betas[0] == 0 and t.g.eps == 1e-8
-    return {"lr": t.g.lr, "beta2": t.g.betas[1], "ema": t.ema_kimg}
+    assert loss.r2_gamma is None and ada.control == "given"
+    return {"lr": t.g.lr, "beta2": t.g.betas[1], "gamma": loss.r1_gamma, "ema": t.ema_kimg, "aug": ada.p}
 
 
 def near(values: list[float], expected: Tensor) -> None:
