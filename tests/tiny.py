@@ -17,6 +17,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "name": "stylegan2", "z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 128, "channel_max": 8
     },
 }  # fmt: skip
+OTHERS: dict[str, dict[str, Any]] = {  # that only some tests train
+    "sn_resnet": {"name": "sn_resnet", "width": 0.0625, "z_dim": 8},
+    "dcgan": {"name": "dcgan", "width": 0.03125, "z_dim": 8},
+}
 TRAIN: dict[str, dict[str, Any]] = {
     "sn_dcgan": {"total_kimg": 0.064, "batch_size": 8, "tick_kimg": 0.016, "snapshot_kimg": 0.032},
     "stylegan2": {
@@ -31,10 +35,10 @@ def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool =
     """A resolved tiny trial; `over` is laid on its plain form, mapping by mapping."""
     raw = {
         "dataset": {"name": "synthetic", "resolution": 32, "num_images": 64},
-        "backbone": BACKBONES[backbone],
+        "backbone": (BACKBONES | OTHERS)[backbone],
         "conditional": conditional,
         "variants": ARMS[arm],
-        "train": TRAIN[backbone],
+        "train": TRAIN.get(backbone, TRAIN["sn_dcgan"]),
         "eval": {"num_fakes": 64, "batch_size": 8, "metrics": {"disequilibrium": {}}},
         "seed": 0,
     }

@@ -93,7 +93,7 @@ def make(
     for i, rows in enumerate(shown.values()):
         paths.append(attention_figures.side_by_side(rows, drawn / ("real.png" if not i else f"real_{i + 1}.png")))
     measured = [(p.label, p.records) for p in probed]
-    paths.append(attention_figures.robustness(measured, ruler.levels, drawn / "robustness.png"))
+    paths.append(attention_figures.robustness(measured, drawn / "robustness.png"))
     paths += attention_figures.control(measured, drawn / "control.png")
     left_out = {e.name: states[e.id] for e in todo if e not in ready}
     made = AttentionReport(experiment, ruler, tuple(probed), left_out, tuple(paths), folder)
@@ -137,7 +137,7 @@ def grid(report: AttentionReport) -> Grid:
     for p in report.probed:
         slope = p.records.get("control/slope")
         control = (number(slope), number(slope and {"value": slope["r_squared"], "se": slope["r_squared_se"]}))
-        for i, level in enumerate(report.ruler.levels):
+        for i, level in enumerate(attention_figures.levels(p.records)):
             at = [p.records.get(key.format(level)) for _, key in BY_LEVEL]
             flat = max(r["num_flat"] / (r["num"] + r["num_flat"]) for r in at if r)
             head, tail = ("", ("", "")) if i else (p.label, control)

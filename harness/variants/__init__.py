@@ -15,6 +15,8 @@ and what it needs of
                                          last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    LEVELS                               option values that leave the levels it acts at to the backbone (None in their
+                                         places): laid under the user's where that has levels of its own
     EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
     CLASHES                              what it refuses: another variant's name, what another provides, or a key of

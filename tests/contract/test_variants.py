@@ -24,6 +24,7 @@ from tests import tiny
 OUTSIDE = Path(__file__).parents[1] / "outside" / "variants"
 NAMES = sorted({*plugins.names("harness.variants"), *(p.stem for p in OUTSIDE.glob("[!_]*.py"))})
 CASES = [(backbone, name) for backbone in tiny.BACKBONES for name in NAMES]
+CASES += [(backbone, "align") for backbone in tiny.OTHERS]  # with sel; every pair: tests/contract/test_processes.py
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_defaults_parse_and_read_back(name: str) -> None:
 
 @pytest.mark.parametrize(("backbone", "name"), CASES)
 def test_it_trains_finite_and_resumed_as_uninterrupted(backbone: str, name: str) -> None:
-    trial = trial_of(backbone, name, conditional=backbone == "sn_dcgan")
+    trial = trial_of(backbone, name, conditional=backbone != "stylegan2")
     kept: dict[str, Tensor] = {}
 
     def keep(state: State) -> bool:
