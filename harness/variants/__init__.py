@@ -13,10 +13,13 @@ and what it needs of
     encoder(sites, resolution, options)  -> harness.method.generator.Encoder: acts inside G
     hooks(options, resolution)           -> harness.method.hooks.Hooks: acts in the loop (losses, what D sees, its
                                          last layer, a memory); the docstrings there are the contract
-    PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
+    PROFILES                             {"paper": {}, "release": {...}, ...}: option values laid under the
                                          user's, where `Options` has a field `profile`
     LEVELS                               option values that leave the levels it acts at to the backbone (None in their
                                          places): laid under the user's where that has levels of its own
+    uses(options) -> tuple[str, ...]     pretrained networks that it trains with, named as in metrics' records
+                                         ("efficientnet_lite0", "inception", ...): a report says which metrics
+                                         measure with the same
     EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
     CLASHES                              what it refuses: another variant's name, what another provides, or a key of
@@ -24,6 +27,8 @@ and what it needs of
                                          of its own
     check(options, others)               ValueError("key: rule") where it doesn't fit `others`, {name: options} of the
                                          arm's other variants
+    told(options, curves)                -> text or None: what one must know of an arm whose last tick had these curves,
+                                         {"loss/align": 0.3, ...}; said once in the log, and on the report's page
 
 `hooks` and `encoder` raise UserError where the networks or the resolution don't fit. A variant owns no parameter that
 D trains; what it remembers is a memory. tests/contract/test_variants.py holds every file here to this.
