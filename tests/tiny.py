@@ -18,6 +18,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 OTHERS: dict[str, dict[str, Any]] = {  # that only some tests train
+    "sn_resnet": {"name": "sn_resnet", "width": 0.0625, "z_dim": 8},
+    "dcgan": {"name": "dcgan", "width": 0.03125, "z_dim": 8},
     "r3gan": {"name": "r3gan", "z_dim": 8, "embed_dim": 8, "widths": [16, 16, 8, 8]},
 }
 TRAIN: dict[str, dict[str, Any]] = {

@@ -17,6 +17,8 @@ and what it needs of
                                          last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {}, "release": {...}, ...}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    LEVELS                               option values that leave the levels it acts at to the backbone (None in their
+                                         places): laid under the user's where that has levels of its own
     uses(options) -> tuple[str, ...]     pretrained networks that it trains with, named as in metrics' records
                                          ("efficientnet_lite0", "inception", ...): a report says which metrics
                                          measure with the same
