@@ -8,7 +8,8 @@ ada.py      ADA: so it does, with a probability that follows how far D overfits
 
 A variant is one module in this package with
 
-    Options                              frozen dataclass, typed fields
+    Options                              frozen dataclass, typed fields; a number that may move while it trains is
+                                         `harness.method.schedules.Scheduled`, read with `at(value, nimg)`
 
 and what it needs of
 
