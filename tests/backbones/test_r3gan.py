@@ -31,7 +31,7 @@ PUBLISHED: dict[str, tuple[tuple[int, ...], int | None, int, int, str, str]] = {
 def test_published_parameter_counts_to_the_printed_digit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     widths, groups, resolution, classes, *printed = PUBLISHED[name]
     monkeypatch.setattr(r3gan, "_normal", lambda *shape, gain=1.0: nn.Parameter(torch.empty(shape)))  # none is drawn
-    options = r3gan.Options(widths=widths, groups=groups and (groups,) * len(widths))
+    options = r3gan.Options(widths=widths, groups=None if groups is None else (groups,) * len(widths))
     pair = r3gan.build(options, resolution, classes)
     assert [f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" for net in pair] == printed
 
@@ -118,4 +118,4 @@ def test_penalties_and_alignment_train_in_half_precision(conditional: bool) -> N
     g, d, hooks = build(trial, load_data(trial)[0], torch.device("cpu"))
     assert hooks.taps == ("4", "8", "16") and set(hooks.taps) <= set(d.taps)
     assert g.encoder is not None
-    assert [site.name for site in g.encoder.reads] == ["4", "8", "16"]  # type: ignore[union-attr, operator]
+    assert [site.name for site in g.encoder.reads] == ["4", "8", "16"]
