@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.experiment.parse import merge, parse_trial
-from harness.experiment.spec import Trial
+from harness.experiment.spec import Train, Trial
 
 ARMS: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -39,3 +39,9 @@ def trial(backbone: str = "sn_dcgan", arm: str = "baseline", conditional: bool =
         "seed": 0,
     }
     return parse_trial(merge(raw, over, "test"), "test")
+
+
+def without(variant: Any) -> dict[str, Any]:
+    """What of `train` a variant's file refuses, at its default, which is off."""
+    refused = [key.removeprefix("train.") for key in getattr(variant, "CLASHES", ()) if key.startswith("train.")]
+    return {key: getattr(Train(), key) for key in refused}

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.experiment import ids, spec
 from harness.experiment.schema import convert, mapping, parse, plain
 from harness.experiment.spec import Eval, Plugin, Trial
+from harness.experiment.words import shown
 
 TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
 
@@ -184,12 +185,14 @@ def _check_clash(trial: Trial, place: str, refused: str, others: dict[str, Any])
     """`refused`: another variant, what one provides, or a key of the trial, like train.r1_gamma, that must be off."""
     if "." in refused:
         value: Any = trial
+        usual: Any = None
         for part in refused.split("."):
             if not hasattr(value, part):
                 raise UserError(f"{place}: CLASHES: {refused!r}: no such key of a trial; mend the variant's file")
-            value = getattr(value, part)
+            value, usual = getattr(value, part), getattr(type(value), part, ...)
         if value not in (None, 0, "none", "off"):
-            raise UserError(f"{place}: refuses {refused}, here {value}; set it to 0 or null, in this arm by `set:`")
+            off = shown(usual) if usual in (None, 0, "none", "off") else "0 or null"  # its default, where that is off
+            raise UserError(f"{place}: refuses {refused}, here {value}; set it to {off}, in this arm by `set:`")
     for other in others:
         if other == refused or refused in _provides(other):
             raise UserError(f"{place}: can't be in one arm with {other}; keep one of them")

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import Discriminator
+from backbones import Discriminator, moments
 from harness import plugins
 from harness.data.imageset import ImageSet
 from harness.errors import UserError
@@ -37,6 +38,12 @@ def build(trial: Trial, data: ImageSet, device: torch.device) -> tuple[SpatialGe
     together = ArmHooks(hooks)
     if together.head and type(d).last_layer is Discriminator.last_layer:
         raise UserError(f"variants.{together.head}: acts in D's last layer, which {trial.backbone.name} does not name")
+    for name in (name for name, own in hooks.items() if own.each_alone):
+        for layer in [m for m in d.modules() if isinstance(m, _BatchNorm)] + moments(d):
+            raise UserError(
+                f"variants.{name}: refuses batch norm in D, here {type(layer).__name__} in {trial.backbone.name}: a "
+                "logit must be of its image alone; choose a backbone without"
+            )
     return SpatialGenerator(g, encoder).to(device), d.to(device), together
 
 

@@ -70,7 +70,7 @@ def train(
         with autocast():
             return g(z, labels, draws=draws, mixing=t.style_mixing)
 
-    def see(images: Tensor, draws: Streams, kind: Kind) -> Tensor:
+    def see(images: Tensor, kind: Kind, draws: Streams) -> Tensor:
         return hooks.see(images, draws, kind, state.nimg, state.memory)
 
     def score_d(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -120,15 +120,18 @@ def train(
                     x.requires_grad_(True)
                     fakes.images.requires_grad_(True)
                 with autocast():
-                    real = hooks.look(d, see(x, draws, "real"), y, "real")
-                    fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, "fake")
+                    real = hooks.look(d, see(x, "real", draws), y, "real")
+                    fake = hooks.look(d, see(fakes.images, "fake", draws), y_fake, "fake")
                 loss = gan.d(real.d, fake.d)
                 stats.add("loss/d", loss)
                 stats.add("scores/real", real.d)
                 stats.add("scores/fake", fake.d)
                 loss = plus(loss, hooks.head_terms(real, fake))
                 sample = torch.no_grad()(partial(made, draws=draws))
-                now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
+                again, number = partial(see, draws=draws), state.nimg // t.batch_size + k
+                now = DStep(
+                    x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg, again, number
+                )  # fmt: skip
                 loss = plus(loss, hooks.d_terms(now, state.memory))
                 scale_d.scale(loss / parts).backward()
             scale_d.step(opt_d)
@@ -140,7 +143,7 @@ def train(
             for m in turns("r1", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
-                seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
+                seen = see(x, "real", Streams(seed, f"r1.{m}", state.nimg, device))
                 penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
                 (penalty * (schedules.at(t.r1_gamma, state.nimg) / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
@@ -157,10 +160,10 @@ def train(
             if gan.paired:
                 x, y_fake = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 with torch.no_grad(), autocast():
-                    partners = hooks.look(d, see(x, draws, "real"), y_fake).g
+                    partners = hooks.look(d, see(x, "real", draws), y_fake).g
             fakes = made(z, y_fake, draws)
             with autocast():
-                fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, taps=hooks.taps)
+                fake = hooks.look(d, see(fakes.images, "fake", draws), y_fake, taps=hooks.taps)
             loss = gan.g(fake.g, partners)
             stats.add("loss/g", loss)
             sample, feats = partial(made, draws=draws), fake.feats

@@ -42,7 +42,7 @@ def trial_of(backbone: str, variant: str, **train: Any) -> Trial:
         needs = [n for n in VARIANTS[1:] for what in getattr(module, "REQUIRES", ())
                  if what in getattr(plugins.find("harness.variants", n), "PROVIDES", ())][:1]  # fmt: skip
         chosen = {**dict.fromkeys(needs, {}), variant: {}}
-        off = {k.removeprefix("train."): 0 for k in getattr(module, "CLASHES", ()) if k.startswith("train.")}
+        off = tiny.without(module)
     like = backbone if backbone in tiny.BACKBONES else "sn_dcgan"
     styles = {"pl_weight": 2.0, "pl_interval": 2, "style_mixing": 0.9} if like == "stylegan2" else {}
     own = {} if backbone in tiny.BACKBONES else {"backbone": OUTSIDE[backbone]}
