@@ -22,7 +22,7 @@ from tests.contract.test_processes import by_both, differing
 from tests.contract.test_variants import run
 
 DRAWS = Streams(0, "t", 0)
-ALL = dict.fromkeys(ada.KINDS, 1.0)
+ALL: dict[str, Any] = dict.fromkeys(ada.KINDS, 1.0)
 STRENGTHS = {
     "xint": {"xint_max": 0.0}, "scale": {"scale_std": 0.0}, "rotate_before": {"rotate_max": 0.0},
     "rotate_after": {"rotate_max": 0.0}, "aniso": {"aniso_std": 0.0}, "xfrac": {"xfrac_std": 0.0},
@@ -58,7 +58,7 @@ def given(p: Any, **changes: Any) -> ada.Ada:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_diffaugment_of_no_strength_is_the_identity(channels: int) -> None:
-    none = dict.fromkeys(("brightness", "saturation", "contrast", "translation", "cutout"), 0.0)
+    none: dict[str, Any] = dict.fromkeys(("brightness", "saturation", "contrast", "translation", "cutout"), 0.0)
     x = images(channels=channels).requires_grad_()
     y = diffaugment.DiffAugment(diffaugment.Options(**none)).see(x, DRAWS, "real", 0, {})
     assert torch.equal(x, y) and torch.equal(torch.autograd.grad(y, x, x.detach())[0], x)
