@@ -5,6 +5,10 @@ flatten.py  the heatmap as a vector joined to the latent
 align.py    L_align: G is trained to be attended to by D where its heatmap says
 diffaugment.py  DiffAugment: D sees everything through random transforms
 ada.py      ADA: so it does, with a probability that follows how far D overfits
+relativistic.py  D judges pairs of a real and a fake, with R1 and R2
+lecam.py    D's logits stay near the averages of the other side
+san.py      D's last layer as a direction on the sphere
+consistency.py   CR, bCR, zCR: D says the same of an image moved a little
 
 A variant is one module in this package with
 

@@ -13,7 +13,7 @@ Where we differ:
 - The authors' two networks average in two ways. `start_kimg: 0` is that of their StyleGAN2: from the first step on, and
   divided by the weight so far, as in Adam. Above 0 it is that of their BigGAN (1,000 steps, decay 0.9): until then the
   averages are the last step's means and nothing is added. Their weights are 0.3 (BigGAN) and 3e-7 (StyleGAN2 on 1,000
-  images of FFHQ), the decay of their StyleGAN2 and of the paper's text 0.99.
+  images of FFHQ), the decay of their StyleGAN2 0.99.
 - The logits are of what D sees, other variants' augmentations included.
 """
 

@@ -1,5 +1,5 @@
 """SAN: D's last layer as a direction on the sphere, trained to tell reals from fakes as a metric (Takida et al. 2024,
-https://arxiv.org/abs/2301.12811, section 6).
+https://arxiv.org/abs/2301.12811).
 
 The last layer's weight is w = s omega, |omega| = 1, s = |w|. With h the features that come into it, D is trained by
 

@@ -23,7 +23,12 @@ from tests import tiny
 
 OUTSIDE = Path(__file__).parents[1] / "outside" / "variants"
 NAMES = sorted({*plugins.names("harness.variants"), *(p.stem for p in OUTSIDE.glob("[!_]*.py"))})
-CASES = [(backbone, name) for backbone in tiny.BACKBONES for name in NAMES]
+FAST = {name: list(tiny.BACKBONES)[i % len(tiny.BACKBONES)] for i, name in enumerate(NAMES)}  # a backbone for each
+CASES = [
+    pytest.param(backbone, name, marks=[] if backbone == FAST[name] else pytest.mark.slow)
+    for backbone in tiny.BACKBONES
+    for name in NAMES
+]
 CASES += [(backbone, "align") for backbone in tiny.OTHERS]  # with sel; every pair: tests/contract/test_processes.py
 
 
@@ -137,39 +142,7 @@ def test_its_batches_latents_and_first_weights_are_the_baselines(backbone: str, 
     assert shown == base_shown
 
 
-# ── the two from outside ─────────────────────────────────────────────────────
-
-
-def test_lecam_is_its_equation() -> None:
-    """Its memory follows the logits of all microbatches; its term is eq. 4 with the averages of the steps before."""
-    whole = run(trial_of("stylegan2", "lecam", conditional=False))
-    stats = whole.stats.stacked()
-    real, fake = (stats[f"scores/{side}"].view(4, 8) for side in ("real", "fake"))  # 4 steps of 2 microbatches
-    distances = stats["loss/lecam/distance"].view(3, 2)  # none in the first step, which remembers nothing
-    mean_real, mean_fake, weight = 0.0, 0.0, 0.0
-    for step in range(4):
-        if step:
-            a_real, a_fake = mean_real / weight, mean_fake / weight
-            wanted = (real[step] - a_fake).square() + (fake[step] - a_real).square()
-            torch.testing.assert_close(distances[step - 1], wanted.view(2, 4).mean(1))
-        mean_real = 0.99 * mean_real + 0.01 * float(real[step].mean())
-        mean_fake = 0.99 * mean_fake + 0.01 * float(fake[step].mean())
-        weight = 0.99 * weight + 0.01
-    for key, value in (("real", mean_real), ("fake", mean_fake), ("weight", weight)):
-        assert float(whole.tensors()[f"memory/lecam/{key}"]) == pytest.approx(value, rel=1e-4)
-
-
-def test_lecam_moves_d_by_its_weight() -> None:
-    base = run(tiny.trial("sn_dcgan", train={"total_kimg": 0.024})).tensors()
-    idle = tiny.trial("sn_dcgan", variants={"lecam": {"weight": 0.0}}, train={"total_kimg": 0.024})
-    late = tiny.trial("sn_dcgan", variants={"lecam": {"start_kimg": 1.0}}, train={"total_kimg": 0.024})
-    strong = tiny.trial("sn_dcgan", variants={"lecam": {"weight": 3.0}}, train={"total_kimg": 0.024})
-    weights = [k for k in base if k.startswith(("d/", "g/"))]
-    for trial in (idle, late):
-        tensors = run(trial).tensors()
-        assert not [k for k in weights if not torch.equal(base[k], tensors[k])]
-    tensors = run(strong).tensors()
-    assert [k for k in weights if k.startswith("d/") and not torch.equal(base[k], tensors[k])]
+# ── rules of the protocol ────────────────────────────────────────────────────
 
 
 def test_a_paired_loss_pairs() -> None:

@@ -22,7 +22,7 @@ from tests.contract.test_processes import by_both, differing
 from tests.contract.test_variants import run
 
 DRAWS = Streams(0, "t", 0)
-ALL = dict.fromkeys(ada.KINDS, 1.0)
+ALL: dict[str, Any] = dict.fromkeys(ada.KINDS, 1.0)
 STRENGTHS = {
     "xint": {"xint_max": 0.0}, "scale": {"scale_std": 0.0}, "rotate_before": {"rotate_max": 0.0},
     "rotate_after": {"rotate_max": 0.0}, "aniso": {"aniso_std": 0.0}, "xfrac": {"xfrac_std": 0.0},
@@ -44,6 +44,11 @@ def images(n: int = 4, channels: int = 3, side: int = 16) -> Tensor:
     return torch.randn(n, channels, side, side, generator=torch.Generator().manual_seed(1))
 
 
+def step_of(real: Tensor) -> DStep:
+    """A step of D of which only the logits of reals matter."""
+    return DStep(**{**dict.fromkeys(DStep._fields), "real_logits": real, "nimg": 0})  # type: ignore[arg-type]
+
+
 def given(p: Any, **changes: Any) -> ada.Ada:
     return ada.Ada(ada.Options(control="given", p=p, **changes))
 
@@ -53,7 +58,7 @@ def given(p: Any, **changes: Any) -> ada.Ada:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_diffaugment_of_no_strength_is_the_identity(channels: int) -> None:
-    none = dict.fromkeys(("brightness", "saturation", "contrast", "translation", "cutout"), 0.0)
+    none: dict[str, Any] = dict.fromkeys(("brightness", "saturation", "contrast", "translation", "cutout"), 0.0)
     x = images(channels=channels).requires_grad_()
     y = diffaugment.DiffAugment(diffaugment.Options(**none)).see(x, DRAWS, "real", 0, {})
     assert torch.equal(x, y) and torch.equal(torch.autograd.grad(y, x, x.detach())[0], x)
@@ -187,9 +192,7 @@ def test_a_given_p_follows_its_schedule_and_learns_nothing() -> None:
 
 def test_p_and_the_sign_it_follows_are_in_the_journal() -> None:
     own = ada.Ada(ada.Options(p=0.25))
-    none: Any = None
-    real = torch.tensor([1.0, -2.0, 3.0, 0.5], requires_grad=True)
-    term = own.d_term(DStep(none, none, none, none, none, real, none, none, none, none, 0), own.memory())
+    term = own.d_term(step_of(torch.tensor([1.0, -2.0, 3.0, 0.5], requires_grad=True)), own.memory())
     assert (term.value, term.parts["p"], term.parts["sign"]) == (0.0, 0.25, 0.5)
 
 
@@ -210,7 +213,7 @@ class NoWaiting(TorchFunctionMode):
 @pytest.mark.parametrize("own", [*METHODS.values(), ada.Ada(ada.Options(**ALL))], ids=["diffaugment", "given", "ada"])
 def test_no_host_waits_for_its_gpu(own: Hooks) -> None:
     x, memory = images(), own.memory()
-    step = DStep(*[None] * 5, torch.ones(4), *[None] * 4, 0)  # type: ignore[arg-type]
+    step = step_of(torch.ones(4))
     own.see(x, DRAWS, "real", 0, memory)  # constants are made once
     with NoWaiting():
         own.see(x, DRAWS, "fake", 0, memory)
