@@ -66,9 +66,10 @@ def parser() -> argparse.ArgumentParser:
     words = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, v in VERBS.items():
         p = words.add_parser(name, help=v.what, description=v.what)
-        group = p.add_mutually_exclusive_group()
+        one_of = [o for o in v.options if o.how.get("dest") == OTHER_CODE]
+        group = p.add_mutually_exclusive_group() if one_of else p  # --help of an empty group is an error
         for o in (*v.options, RESULTS):
-            (group if o.how.get("dest") == OTHER_CODE else p).add_argument(*o.names, **o.how)
+            (group if o in one_of else p).add_argument(*o.names, **o.how)
     return top
 
 
@@ -162,12 +163,14 @@ def plan(args: argparse.Namespace) -> int:
     from harness.orchestration import fit
     from harness.orchestration import plan as plans
     from harness.process import cores
+    from harness.store import claim
     from harness.store.folder import finished
     from harness.trial.preflight import preflight
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
     experiment, absent = _recognised(args)
+    claim.check(experiment, args.results.absolute())
     todo = [e.trial for e in entries(experiment) if not finished(args.results / "trials" / e.id, e.trial)]
     fit.check(todo, experiment.run)
     for line in preflight(todo, str(experiment.path), unseen=plans.unseen):
@@ -288,6 +291,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     "measure where D looks and what heatmaps move, for an experiment's finished trials",
     *EXPERIMENT,
     option("--images", type=int, default=1024, help="images per measure (default: 1024)"),
+    option("--readings", choices=["all"], help="every reading of L_align beside the others, on each trial"),
     DEVICE,
 )
 def attention(args: argparse.Namespace) -> int:
@@ -302,9 +306,10 @@ def attention(args: argparse.Namespace) -> int:
     made = attention_report.make(
         experiment, args.results.absolute(), count=args.images, say=console.say,
         device="cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu",
+        every_reading=args.readings is not None,
     )  # fmt: skip
-    grid = attention_report.grid(made)
-    console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
+    for grid in filter(None, (attention_report.grid(made), attention_report.readings_grid(made))):
+        console.show_table(grid.title, grid.header, grid.rows, notes=grid.notes)
     console.say(f"attention: {made.folder / 'attention.md'} with {len(made.figures)} figures")
     return 0
 

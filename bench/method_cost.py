@@ -39,8 +39,10 @@ SETTINGS = {"sn_dcgan32": ("chainer", 32), "stylegan2_tiny32": ("tiny32", 32), "
 class Arm:
     """One arm in training; `steps(n)` goes on for n steps and returns the seconds they took."""
 
-    def __init__(self, setting: str, variants: dict[str, Any], profile: str, device: torch.device) -> None:
-        self.trial = parse_trial(plain(setting, variants, profile), f"bench: {setting}")
+    def __init__(
+        self, setting: str, variants: dict[str, Any], profile: str, device: torch.device, **over: dict[str, Any]
+    ) -> None:
+        self.trial = parse_trial(merge(plain(setting, variants, profile), over, "bench"), f"bench: {setting}")
         self.data = load(setting)
         g, d, self.hooks = build(self.trial, self.data, device)
         self.state: State = new_state(g, d, self.trial.train)

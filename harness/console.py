@@ -66,6 +66,10 @@ class Progress:
             word = "scoring"
         # What was said of what went on before is true no more, least of all at an end.
         self._now[id] = {**before, "message": None, **{k: v for k, v in report.items() if v is not None}, "word": word}
+        warning = report.get("warning")
+        if warning and warning != before.get("warning"):
+            line = f"{'warning':<11}  {self._names[id]}  {warning}"
+            self._console.print(Text(line, style="yellow"), soft_wrap=True)
         if self._live:
             return
         changed = word != before["word"]

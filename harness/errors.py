@@ -66,7 +66,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(shortened(legible(redact(message), max(1, len(message))), 2000))
+        super().__init__(shortened(legible(redact(message), max(1, len(message))), 1000))
 
 
 class Diverged(Exception):

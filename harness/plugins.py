@@ -6,7 +6,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
@@ -43,6 +43,7 @@ class Variant(Shelved, Protocol):
     encoder: "Callable[[tuple[Site, ...], int, Any], Encoder]"
     hooks: "Callable[[Any, int], Hooks]"
     check: "Callable[[Any, Mapping[str, Any]], None]"
+    told: "Callable[[Any, Mapping[str, Any]], str | None]"
 
 
 class Dataset(Shelved, Protocol):
@@ -98,6 +99,17 @@ def find(package: str, name: str, place: str = "") -> Any:
     if spec is None or spec.origin is None or Path(spec.origin).is_relative_to(shelf):
         return importlib.import_module(dotted)
     return _from_outside(dotted, Path(spec.origin), PARTS[package], place)
+
+
+def told(variants: Iterable[Any], curves: Mapping[str, Any]) -> list[str]:
+    """What an arm's variants say of curves {name: value} of one tick: see `told` in `harness.variants`."""
+    known, found = names("harness.variants"), list[str | None]()
+    for v in variants:
+        if v.name in known:
+            module = find("harness.variants", v.name)
+            if hasattr(module, "told") and isinstance(v.options, module.Options):
+                found.append(module.told(v.options, curves))
+    return [text for text in found if text]
 
 
 def hint(word: str, known: list[str]) -> str:

@@ -44,6 +44,19 @@ def test_a_terminal_shows_what_runs_what_retries_and_the_counts(monkeypatch):
     assert any("12/64 kimg" in line and "31.25" in line for line in lines)
 
 
+def test_a_warning_is_said_once_whatever_follows():
+    out = io.StringIO()
+    with Progress({"a": "s/align/s0", "b": "s/align/s1"}, out) as progress:
+        for _ in range(3):
+            progress("a", "running", {**REPORT, "warning": "maps are empty"})
+        progress("a", "waiting", {"message": "its process died"})
+        progress("a", "running", {**REPORT, "warning": "maps are empty"})
+        progress("b", "running", {**REPORT, "warning": "maps are empty"})
+        progress("a", "done", {"message": None})
+    warned = [line.split() for line in out.getvalue().splitlines() if "empty" in line]
+    assert warned == [["warning", who, "maps", "are", "empty"] for who in ("s/align/s0", "s/align/s1")]
+
+
 def test_a_retry_message_goes_when_the_trial_runs_again():
     progress = Progress({"a": "a"}, io.StringIO())
     progress("a", "waiting", {"message": "its process died"})

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from harness.errors import UserError
 
 REMEDY = "name another folder in NASHBOARD_CACHE"
 _SAMPLES = 256
+_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,17 @@ class Cached:
 
     images: np.ndarray
     record: dict[str, Any]
+
+
+@contextmanager
+def answering(check: Callable[[], None]) -> Iterator[None]:
+    """Within, `check` is called now and then while pixels are decoded, or waited for: what it raises ends either, and
+    nothing half-made stays. Both may take an hour, in which a trial is asked to stop."""
+    before = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(before)
 
 
 def load(key: str, shape: tuple[int, ...]) -> Cached | None:
@@ -55,13 +69,15 @@ def store(
     part = pixels.with_suffix(".part")
     try:
         pixels.parent.mkdir(parents=True, exist_ok=True)
-        with locks.held(pixels.with_suffix(".lock"), REMEDY, lambda: None):
+        check = _check.get()
+        with locks.held(pixels.with_suffix(".lock"), REMEDY, check):
             if (found := load(key, shape)) is not None:
                 return found
             _require_space(pixels.parent, int(np.prod(shape, dtype=np.int64)))
             try:
                 with fresh(part) as f:  # plain writes: a full disk is an error here, not a SIGBUS in a map
                     for piece in pieces:
+                        check()
                         f.write(np.ascontiguousarray(piece).data)
                     f.flush()
                     os.fsync(f.fileno())

@@ -13,4 +13,5 @@ reals.py     what they see in the reals, once a machine
 scores.py    DI and its companions
 frechet.py   moments and the Fréchet distance
 probes.py    where D looks, what heatmaps move
+readings.py  the readings of L_align side by side
 """

@@ -4,8 +4,8 @@ Maps are GradCAM of D, scaled to [0, 1] and compared as the alignment loss compa
 Places are in heatmap coordinates: [-1, 1] over the image, first downwards, then to the right.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from harness.data.imageset import ImageSet
 from harness.errors import Diverged
 from harness.evaluation.fakes import scoring, to_float, to_uint8
 from harness.method import attention, heatmaps
-from harness.method.generator import SpatialGenerator
+from harness.method.generator import Fakes, SpatialGenerator
 from harness.rng import Streams, stream
 
 Array = NDArray[np.float64]
@@ -60,26 +60,47 @@ def probe(
     aligner = module.hooks(align or module.Options(), data.resolution)
     found: dict[str, list[Array]] = {}
     with scoring(g, d, *(snapshots or {}).values()):
-        for index in range(max(1, count // batch_size)):
-            rows = torch.randint(len(data), (batch_size,), generator=stream(seed, "probe/rows", index)).numpy()
-            reals = to_float(torch.from_numpy(np.ascontiguousarray(data.images[rows])).to(device))
-            labels = torch.from_numpy(data.labels[rows]).to(device) if conditional and data.labels is not None else None
-            draws = Streams(seed, "probe", index, device)
-            z = g.backbone.sample_z(batch_size, draws("z"))
-            with torch.no_grad():
-                fakes = g(z, labels, draws=draws)
+        for r in rounds(g, data, count=count, batch_size=batch_size, seed=seed, conditional=conditional, device=device):
+            reals, labels, fakes, draws = r.reals, r.labels, r.fakes, r.draws
             parts = [_robustness(d, reals, labels, aligner, draws("robustness"))]
             if fakes.heatmaps is not None:
                 parts.append(_agreement(d, fakes.images, fakes.heatmaps, labels, aligner))
-                parts.append(_control(g, z, labels, draws))
+                parts.append(_control(g, r.z, labels, draws))
             if data.boxes is not None:
-                parts.append(_inside(d, reals, labels, aligner, data.boxes[rows]))
-                parts.append(_estimator(data.images[rows], data.boxes[rows]))
+                parts.append(_inside(d, reals, labels, aligner, data.boxes[r.rows]))
+                parts.append(_estimator(data.images[r.rows], data.boxes[r.rows]))
             for name, other in (snapshots or {}).items():
                 parts.append(_consistency(d, other, name, reals, labels, aligner))
             for key, values in ((k, v) for part in parts for k, v in part.items()):
                 found.setdefault(key, []).append(values)
     return _summary({k: np.concatenate(v) for k, v in found.items()})
+
+
+class Round(NamedTuple):
+    """A batch of reals, and fakes of the same labels. `draws`: its named streams."""
+
+    rows: NDArray[np.int64]
+    reals: Tensor
+    labels: Tensor | None
+    z: Tensor
+    fakes: Fakes
+    draws: Streams
+
+
+def rounds(
+    g: SpatialGenerator, data: ImageSet, *, count: int, batch_size: int, seed: int, conditional: bool,
+    device: torch.device | str,
+) -> Iterator[Round]:  # fmt: skip
+    """Whole batches of `count` images (one at least): the same for every measure of one seed."""
+    for index in range(max(1, count // batch_size)):
+        rows = torch.randint(len(data), (batch_size,), generator=stream(seed, "probe/rows", index)).numpy()
+        reals = to_float(torch.from_numpy(np.ascontiguousarray(data.images[rows])).to(device))
+        labels = torch.from_numpy(data.labels[rows]).to(device) if conditional and data.labels is not None else None
+        draws = Streams(seed, "probe", index, device)
+        z = g.backbone.sample_z(batch_size, draws("z"))
+        with torch.no_grad():
+            fakes = g(z, labels, draws=draws)
+        yield Round(rows, reals, labels, z, fakes, draws)
 
 
 # ── maps ─────────────────────────────────────────────────────────────────────
@@ -242,7 +263,7 @@ def _summary(found: dict[str, Array]) -> dict[str, dict[str, Any]]:
         shifts = np.broadcast_to(np.array(SHIFTS), places.shape)
         slopes, explained = slope(shifts, places)
         moved = places - places.mean(1, keepdims=True)
-        records["control/slope"] = _record(
+        records["control/slope"] = record(
             "control/slope",
             slopes,
             r_squared=explained,
@@ -251,10 +272,10 @@ def _summary(found: dict[str, Array]) -> dict[str, dict[str, Any]]:
             moved=moved.mean(0).tolist(),
             moved_sd=moved.std(0).tolist(),
         )
-    return records | {name: _record(name, values) for name, values in sorted(found.items())}
+    return records | {name: record(name, values) for name, values in sorted(found.items())}
 
 
-def _record(name: str, values: Iterable[float], **extra: Any) -> dict[str, Any]:
+def record(name: str, values: Iterable[float], **extra: Any) -> dict[str, Any]:
     """Mean over images, its standard error, and how many maps were flat, for which there is no value."""
     values = np.asarray(values, np.float64)
     kept = values[~np.isnan(values)]

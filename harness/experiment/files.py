@@ -20,7 +20,7 @@ from harness.errors import UserError, legible
 from harness.experiment.loader import parse_yaml, read_yaml
 from harness.experiment.parse import TRIAL_KEYS, merge, named, parse_trial
 from harness.experiment.schema import home, mapping, parse
-from harness.experiment.spec import Experiment, Run, Table, Trial
+from harness.experiment.spec import Experiment, Plugin, Run, Table, Trial
 from harness.experiment.words import meant, shown
 
 SHIPPED = ROOT / "experiments"
@@ -207,7 +207,7 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
     settings = file.settings or {column if isinstance(column, str) else "trial": {}}
     rows = {arm: named(variants, f"{path}: arms.{arm}") for arm, variants in arms.items()}
     own = {arm: _own_changes(row.pop(OWN, {}), f"{path}: arms.{arm}.{OWN}") for arm, row in rows.items()}
-    cells = {}
+    cells, unnamed = {}, dict[str, None]()
     for setting, changes in settings.items():
         for arm, variants in rows.items():
             raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
@@ -218,12 +218,20 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
                     _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
             trial = parse_trial(raw, place)
+            silent = [v for v in trial.variants if _silent(v, raw["variants"][v.name])]
+            if file.paper and "profile" not in raw and silent:
+                unnamed[arm] = None
             cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
     told = {arm: {k: meant(v) for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
     return Table(
         file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells,
-        {arm: its for arm, its in told.items() if its},
+        {arm: its for arm, its in told.items() if its}, tuple(unnamed),
     )  # fmt: skip
+
+
+def _silent(variant: Plugin, options: dict[str, Any] | None) -> bool:
+    """Whether a variant has profiles and its arm names none."""
+    return hasattr(variant.options, "profile") and "profile" not in (options or {})
 
 
 def _own_changes(raw: dict[str, Any], place: str) -> dict[str, Any]:

@@ -89,20 +89,25 @@ def scored_as(result: Mapping[str, Any], spec: Eval, own_statistics: bool = Fals
     if result.get("diverged_in") == "training":
         return True
     wanted = ids.of_scoring(spec, own_statistics, reals=reals)
-    stored = result.get("config", {}).get("eval")
+    stored = _eval_of(result)
     if "scoring" not in result and stored == scoring_to_plain(spec):
         return not wanted["epochs"] and not reals
     return scoring_of(result) == wanted
 
 
 def scoring_of(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How a result was scored, as `ids.of_scoring` says it; None where it can't tell."""
+    """How a result was scored, as `ids.of_scoring` says it; None where it can't tell, or was spoilt."""
     if "scoring" in result:
-        return dict(result["scoring"])
+        return dict(found) if isinstance(found := result["scoring"], dict) else None
     try:  # of the previous format, when every EPOCH was 1
-        return {**ids.of_scoring(parse_eval(result.get("config", {}).get("eval"), "result")), "epochs": {}}
+        return {**ids.of_scoring(parse_eval(_eval_of(result), "result")), "epochs": {}}
     except UserError:
         return None
+
+
+def _eval_of(result: Mapping[str, Any]) -> Any:
+    config = result.get("config")
+    return config.get("eval") if isinstance(config, dict) else None
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], place: str) -> dict[str, Any]:

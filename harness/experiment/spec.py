@@ -186,6 +186,7 @@ class Table:
     settings: tuple[str, ...]
     cells: dict[tuple[str, str], tuple[Trial, ...]]  # (setting, arm) -> by seed
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> what its `set` changes, by dotted key
+    unnamed: tuple[str, ...] = ()  # arms beside the paper's figures whose variants' profile nobody names
 
 
 @dataclass(frozen=True)

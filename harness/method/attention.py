@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 K = TypeVar("K")
 Objective = Literal["logit", "softplus"]
-Rectify = Literal["after_sum", "per_channel"]
+Rectify = Literal["after_sum", "per_channel", "absolute"]
 Normalize = Literal["minmax", "max", "none"]
 Truncate = Literal["mean_above", "zero_below", "none"]
 
@@ -37,12 +37,13 @@ def gradcam_weights(
 
 def attention_map(weights: Tensor, feats: Tensor, rectify: Rectify = "after_sum") -> Tensor:
     """weights [N, C, 1, 1], feats [N, C, H, W] -> map [N, 1, H, W] >= 0; ReLU of the weighted sum
-    over channels (GradCAM), or the sum of each channel's ReLU (released code)."""
+    over channels (GradCAM), the sum of each channel's ReLU (released code), or the sum's absolute value."""
     with torch.autocast(feats.device.type, enabled=False):
         weighted = _full(weights) * _full(feats)
         if rectify == "per_channel":
             return weighted.relu().sum(dim=1, keepdim=True)
-        return weighted.sum(dim=1, keepdim=True).relu()
+        total = weighted.sum(dim=1, keepdim=True)
+        return total.abs() if rectify == "absolute" else total.relu()
 
 
 def gradcam(

@@ -32,8 +32,9 @@ In D's step without gradient, in G's with."""
 
 class Term(NamedTuple):
     """What a variant adds to a loss. `value`: a scalar in the graph. `parts`: scalars by name for the journal, in the
-    order of their making, the same names in every process; see `curve` for where they are filed. A value that is not
-    finite is handed on as it is: the next tick names the first of them."""
+    order of their making, the same names in every process; see `curve` for where they are filed. What is only measured
+    now and then is a part of those steps alone. A value that is not finite is handed on as it is: the next tick names
+    the first of them."""
 
     value: Tensor
     parts: dict[str, Tensor]
@@ -85,6 +86,8 @@ class GStep(NamedTuple):
     sample: Sample
     draws: Streams
     nimg: int
+    past: int = 0  # steps before this one
+    tick: bool = False  # a report follows this step: the time to measure what is too dear for every step
 
 
 class Adversarial(NamedTuple):
@@ -132,6 +135,11 @@ class Hooks:
         """Added to G's loss."""
         return None
 
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """More parts, {name: scalar}, of a step as a whole: functions of those of all its microbatches, which are as
+        in `learn`. For what is no mean over microbatches."""
+        return {}
+
     def learn(
         self, memory: Memory, real: Tensor, fake: Tensor, parts: dict[str, Tensor], shown: int, nimg: int
     ) -> Memory:
@@ -148,8 +156,10 @@ def curve(variant: str, part: str) -> str:
     """Where a part of a term is filed: loss/<variant>/<part>.
 
     A part that bears its variant's name stands for itself: `align`, `align/4` and `align_empty/4` of align are the
-    curves loss/align, loss/align/4 and loss/align_empty/4.
+    curves loss/align, loss/align/4 and loss/align_empty/4. `raw/x` is no curve: it is there for `whole` and `learn`.
     """
+    if part.startswith("raw/"):
+        return f"raw/{variant}/{part.removeprefix('raw/')}"
     own = part == variant or part.startswith((f"{variant}/", f"{variant}_"))
     return f"loss/{part}" if own and part not in _LOOP else f"loss/{variant}/{part}"
 
@@ -180,7 +190,8 @@ class ArmHooks:
         self.variants = dict(variants)
         self.taps = tuple(dict.fromkeys(tap for hooks in variants.values() for tap in hooks.taps))
         self.at_images = any(hooks.at_images for hooks in variants.values())
-        self._see, self._d, self._g, self._learn = map(self._having, ("see", "d_term", "g_term", "learn"))
+        self._see, self._d, self._g = map(self._having, ("see", "d_term", "g_term"))
+        self._whole, self._learn = map(self._having, ("whole", "learn"))
         self.head = self._one("head", self._having("head"))
         chosen = self._one("adversarial", {n: h for n, h in variants.items() if h.adversarial is not None})
         self.adversarial = self.variants[chosen].adversarial if chosen else None
@@ -247,13 +258,26 @@ class ArmHooks:
         """The parts of the term that variant `name` has in `place`, under the names of their curves. UserError where
         two places would share one."""
         for part, value in term.parts.items():
-            at = self._filed[name].setdefault(part, curve(name, part))
-            if (first := self._places.setdefault(at, (name, place))) != (name, place):
-                raise UserError(
-                    f"variants.{name}: part {part!r} of its {place}: {at} is that of {first[0]}'s {first[1]} already; "
-                    "give it another name"
-                )
-            yield at, value
+            yield self._at(name, place, part), value
+
+    def _at(self, name: str, place: str, part: str) -> str:
+        at = self._filed[name].setdefault(part, curve(name, part))
+        if (first := self._places.setdefault(at, (name, place))) != (name, place):
+            raise UserError(
+                f"variants.{name}: part {part!r} of its {place}: {at} is that of {first[0]}'s {first[1]} already; "
+                "give it another name"
+            )
+        return at
+
+    @torch.no_grad()
+    def wholes(self, joined: Mapping[str, list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """What the variants make of a step as a whole, of which `joined` has the values of all processes by curve."""
+        for name, hooks in self._whole.items():
+            for part, value in hooks.whole(self._parts(name, joined)).items():
+                yield self._at(name, "whole", part), value
+
+    def _parts(self, name: str, joined: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+        return {part: torch.stack(joined[at]) for part, at in self._filed[name].items() if at in joined}
 
     @torch.no_grad()
     def learn(self, memory: dict[str, Memory], joined: Mapping[str, list[Tensor]], shown: int, nimg: int) -> None:
@@ -262,5 +286,4 @@ class ArmHooks:
             return
         real, fake = torch.cat(joined["scores/real"]), torch.cat(joined["scores/fake"])
         for name, hooks in self._learn.items():
-            parts = {part: torch.stack(joined[at]) for part, at in self._filed[name].items() if at in joined}
-            memory[name] = hooks.learn(memory.get(name, {}), real, fake, parts, shown, nimg)
+            memory[name] = hooks.learn(memory.get(name, {}), real, fake, self._parts(name, joined), shown, nimg)

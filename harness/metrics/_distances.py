@@ -64,7 +64,7 @@ def frechet_heading(name: str, prefix: str, label: str, features: int) -> Headin
     if not name.startswith(prefix):
         return None
     if to_trained(name):
-        return Heading(role="distance", label=label + name.removeprefix(prefix))
+        return Heading(role="distance", label=label + name.removeprefix(prefix), features=features)
     apart = f"{name} is a Fréchet distance on other features than Inception's: not comparable with an FID"
     return Heading(role="distance", label=label + name.removeprefix(prefix), headline=True, rank=2, apart=apart,
                    features=features)  # fmt: skip

@@ -14,6 +14,7 @@ _CHOICES = {
     "efficientnet_lite1": EFFICIENTNET_LITE1,
     "dinov2": DINOV2,
 }
+FEATURES = {"inception": 2048, "efficientnet_lite0": 1280, "efficientnet_lite1": 1280, "dinov2": 1024}
 _SIZED = ("efficientnet_lite0", "efficientnet_lite1")
 
 

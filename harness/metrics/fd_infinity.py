@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harness.evaluation.evidence import Evidence, Heading, Needs, Record, Setting, record
 from harness.evaluation.frechet import Moments, distance
 from harness.metrics._distances import feature_needs, pairs, protocol_of
-from harness.metrics._extractors import Features
+from harness.metrics._extractors import FEATURES, Features
 
 EPOCH = 1
 
@@ -66,7 +66,9 @@ def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str,
 def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
     if not name.startswith("fd_infinity_"):
         return None
-    return Heading(role="distance", label=name.replace("_", " ").replace("fd infinity", "FD-infinity"), rank=4)
+    told = Heading(role="distance", label=name.replace("_", " ").replace("fd infinity", "FD-infinity"), rank=4)
+    count = next((n for tag, n in FEATURES.items() if name.startswith(f"fd_infinity_{tag}_")), None)
+    return told if count is None else {**told, "features": count}
 
 
 def subset_sizes(count: int) -> list[int]:

@@ -37,7 +37,7 @@ def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
     if not re.match(r"fid(_any_weights_)?\d", name):
         return None
     if to_trained(name):
-        return Heading(role="distance", label=name)
+        return Heading(role="distance", label=name, features=FEATURES)
     if name == PAPER:
         return Heading(role="distance", label="FID", headline=True, rank=0, paper="fid", features=FEATURES)
     apart = f"the paper's FID takes 50,000 generated images against all reals: {name} is not comparable"

@@ -164,10 +164,10 @@ def is_whole(folder: Path, result: Mapping[str, Any]) -> bool:
     """Whether the trained networks are there (at a URL: said to be), so that scoring trains nothing."""
     try:
         latest = json.loads((folder / "checkpoints" / "latest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        here = remote.url() is not None or (folder / "checkpoints" / latest["file"]).exists()
+        return bool(here and latest["nimg"] == result.get("nimg"))
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or spoilt
         return False
-    here = remote.url() is not None or (folder / "checkpoints" / latest["file"]).exists()
-    return bool(here and latest["nimg"] == result.get("nimg"))
 
 
 def _was_asked(folder: Path, trial: Trial) -> bool:

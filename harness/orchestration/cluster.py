@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,17 @@ def _patient() -> Iterator[list[int]]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """What is started within hears no hangup: a terminal that goes away tells all its processes, and Ray's would end
-    at once, with the trials that the driver has yet to save."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    """What Ray starts within hears no hangup, and nothing that a shell, `timeout` or a user sends to all processes of
+    the driver's group: it would end at once, with the trials that the driver has yet to save."""
+    from ray._private import services as of_ray
+
+    services: Any = of_ray
+    before, popen = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP}), services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)
     try:
         yield
     finally:
+        services.ConsolePopen = popen
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -197,11 +204,11 @@ def _shut_token_file() -> None:
 def reach(address: str) -> None:
     """Raise UserError in seconds where Ray itself would try for minutes, and say whether it shall offer its token."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise UserError(f"--ray-address {address}: must be host:port, like head-node:6379, with a port up to 65535")
     try:
         socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError as e:
+    except (OSError, UnicodeError) as e:  # the second: what can't be a name at all
         raise UserError(f"--ray-address {address}: no answer ({e}); is `ray start --head` running there?") from None
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if _asks_for_token(address) else "disabled"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness import plugins
 from harness.errors import UserError
 from harness.experiment import files
 from harness.experiment.matrix import Cell as Place
@@ -172,8 +173,9 @@ def _cell(
 
 
 def _biased(score: Score) -> str | None:
-    """Why a distance is not what an endless number of images would give: of N images the covariance has rank N - 1."""
-    images = [n for key in ("num_fakes", "num_reals") if isinstance(n := score.protocol.get(key), int)]
+    """Why a distance is not what an endless number of images would give: of N images the covariance has rank N - 1. The
+    least sample that it took counts."""
+    images = [n for key in ("num_fakes", "num_reals", "least") if isinstance(n := score.protocol.get(key), int)]
     if not score.name.features or not images or min(images) > score.name.features:
         return None
     return f"{min(images)} images for {score.name.features} features"
@@ -264,6 +266,13 @@ def _notes(
             "where a run diverged or failed the others are survivors: their mean stands with its count, and no "
             "difference, test or verdict is drawn from them"
         )
+    for arm in table.arms:
+        notes += _told(arm, table, outcomes)
+    if table.unnamed:
+        which = ", ".join(table.labels.get(arm, arm) for arm in table.unnamed)
+        notes.append(
+            f"{which}: beside the paper's figures, but no profile is named in the file; they are as `profile: paper`"
+        )
     for arm, changes in table.changes.items():
         also = ", ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
         notes.append(f"{table.labels.get(arm, arm)} also sets {also}")
@@ -278,6 +287,18 @@ def _notes(
             f"{min(1.0, 2 / 2 ** max(pairs)):.3g}: read the intervals"
         )
     return notes
+
+
+def _told(arm: str, table: Table, outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]]) -> list[str]:
+    """What an arm's variants say of the last tick of its runs, one line for all that say the same."""
+    found: dict[str, list[str]] = {}
+    for setting in table.settings:
+        for o in outcomes[setting, arm]:
+            series = o.result.get("series", {})
+            last = {name: points[-1][1] for name, points in series.items() if points}
+            for text in plugins.told(o.trial.variants, last):
+                found.setdefault(text, []).append(f"{setting} s{o.trial.seed}")
+    return [f"{table.labels.get(arm, arm)} ({', '.join(who)}): {text}" for text, who in found.items()]
 
 
 def _mixture(title: str, kinds: Mapping[str, str]) -> list[str]:

@@ -9,8 +9,13 @@ SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     **{sign: "\\" + sign for sign in "&%#_$"}, "<": "$<$", ">": "$>$", "|": "$|$", '"': "''", "`": r"\textasciigrave{}",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\to$", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$",
+    "[": "{[}", "*": "{*}",  # else an option of the end of the row above
     "≤": r"$\leq$", "≥": r"$\geq$", "†": r"\dag{}", "‡": r"\ddag{}", "…": r"\dots{}",
 }  # fmt: skip
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho - sigma tau upsilon phi chi psi"
+)
+SIGNS |= {chr(ord("α") + i): f"$\\{name}$" for i, name in enumerate(_GREEK.split()) if name != "-"}
 """What means something in a text of LaTeX, or is not in every font, as what prints it."""
 
 
@@ -38,7 +43,9 @@ def latex(t: TableReport) -> str:
 
 def written(text: str) -> str:
     """A text of the user so that LaTeX prints it, on one line: no sign of it is taken for a command."""
-    return "".join(SIGNS.get(c, c) for c in _one_line(text))
+    text = _one_line(text)
+    # Hyphens in a row would be a dash.
+    return "".join("-{}" if text[i : i + 2] == "--" else SIGNS.get(c, c) for i, c in enumerate(text))
 
 
 def remark(text: str) -> str:

@@ -64,7 +64,11 @@ METRIC: dict[str, Rule] = {
     ".apart": MAYBE_TEXT, ".features": FEATURES,
 }  # fmt: skip
 RULES: dict[str, Rule] = {
-    "status": TEXT, "reason": MAYBE_TEXT, "nimg": COUNT, "config": OBJECT, "config.eval": OBJECT,
+    "scoring": OBJECT, "identity": OBJECT, "code": OBJECT, "code.scoring": OBJECT,
+    "code.scoring.*": TEXT, "code.training": (lambda v: v is None or isinstance(v, dict), "an object or null"),
+    "code.training.*": TEXT, "diverged_in": MAYBE_TEXT, "networks": MAYBE_TEXT,
+    "snapshots_of": MAYBE_TEXT, "world": (lambda v: v is None or isinstance(v, list), "a list or null"),
+    "world.*": COUNT, "status": TEXT, "reason": MAYBE_TEXT, "nimg": COUNT, "config": OBJECT, "config.eval": OBJECT,
     "spoilt_lines": COUNT, "metrics": OBJECT, **{f"metrics.*{k}": rule for k, rule in METRIC.items()},
     "best": OBJECT, "best.nimg": COUNT, "best.by": TEXT, "best.metrics": OBJECT,
     **{f"best.metrics.*{k}": rule for k, rule in METRIC.items()}, "best.metrics.*.value": NUMBER,

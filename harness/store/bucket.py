@@ -39,7 +39,7 @@ class Store:
         self._local = "file" in self._protocols
         self._memory = memory  # a file that keeps `seen`
         self.seen: dict[str, Any] = {}  # what was pulled or sent, in the version that it had
-        self._brought: dict[str, list[int]] = {}  # what was pulled, as it then lay here
+        self._brought: dict[str, Any] = {}  # what was pulled, as it then lay here; of a pointer, its digest
         if memory is not None and memory.exists():
             self.seen = json.loads(memory.read_text(encoding="utf-8"))
 
@@ -64,7 +64,9 @@ class Store:
                     part.replace(target)
                     self.seen[path], self._brought[path] = version, _here(target)
         for path, target, version in sorted(pointers, key=lambda c: c[0].endswith("result.json")):
-            target.with_name(f".{target.name}.part").replace(target)
+            part = target.with_name(f".{target.name}.part")
+            self._brought[path] = digest(part.read_bytes())
+            part.replace(target)
             self.seen[path] = version
         gone = [path for path in self.seen if path.startswith(f"{under}/") and path not in found]
         for path in gone:
@@ -101,7 +103,7 @@ class Store:
         for name in POINTERS:
             with suppress(FileNotFoundError):
                 pointers[name] = (folder / name).read_bytes()
-        fresh = {name: data for name, data in pointers.items() if self.seen.get(f"{under}/{name}") != digest(data)}
+        fresh = {name: data for name, data in pointers.items() if self._is_news(f"{under}/{name}", digest(data))}
         if fresh.keys() - {"state.json"}:
             # Listed now and sent last: the journal, read after a checkpoint was there, holds what it commits. The best
             # snapshot, in a folder below, goes before the checkpoint that names it.
@@ -117,17 +119,25 @@ class Store:
                 return
         for name, data in fresh.items():
             self.write(f"{under}/{name}", data)
-            self.seen[f"{under}/{name}"] = digest(data)
+            self._sent(f"{under}/{name}", digest(data))
         if fresh.keys() - {"state.json"}:
             self._drop_stale(folder, under)
 
     def put(self, path: Path, to: str) -> None:
-        """Send one file, if it is another than last time. What was only brought may be older by now than what is
-        there."""
+        """Send one file, if it is another than last time."""
         version = _here(path)
-        if version not in (self.seen.get(to), self._brought.get(to)):
+        if self._is_news(to, version):
             self.write(to, path.read_bytes())
-            self.seen[to] = version
+            self._sent(to, version)
+
+    def _sent(self, to: str, version: Any) -> None:
+        self.seen[to] = version
+        self._brought.pop(to, None)
+
+    def _is_news(self, to: str, version: Any) -> bool:
+        """Whether a file was neither sent nor brought as it is. What was only brought may be older by now than what is
+        there, and is sent back by nobody, be it a pointer or not."""
+        return version not in (self.seen.get(to), self._brought.get(to))
 
     def create(self, to: str, data: bytes) -> bool:
         """Write a file that is not there; False where it is, or another's came first. `data` are like nobody else's."""

@@ -268,7 +268,7 @@ def other(folder: Path, trial: Trial, result: Mapping[str, Any], *, accepted: bo
     """What is other code here than that of a trial with a `result`, or with a checkpoint. Where a version that kept no
     record made it, nothing. Without `accepted` also what a person took for as good."""
     record = read(folder)
-    made = {**record, **result.get("code", {})}
+    made = {**record, **_of_result(result)}
     if not made or not (result or (folder / "checkpoints" / "latest.json").exists()):
         return Other()
     now, fine = deciding(trial), record.get("accepted") if accepted else None
@@ -285,7 +285,7 @@ def other(folder: Path, trial: Trial, result: Mapping[str, Any], *, accepted: bo
 def scores_alike(folder: Path, trial: Trial, result: Mapping[str, Any], metric: str) -> bool:
     """Whether the code here would give the records of `metric` that a result of the same networks holds."""
     now = _deciding(_training(trial), (f"harness.metrics.{metric}",), _outside()).scoring
-    made = result.get("code", {}).get("scoring")
+    made = _of_result(result).get("scoring")
     was = {name: sha256 for name, sha256 in (made or {}).items() if name in now}
     return made is not None and not compare(was, copies(folder), now, read(folder).get("accepted"))
 
@@ -366,8 +366,25 @@ def read(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    whole = isinstance(record, dict) and isinstance(record.get("scoring"), dict) and "training" in record
-    return record if whole else {}
+    return record if _is_whole(record) else {}
+
+
+def _of_result(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result tells of its code; empty where that was spoilt."""
+    made: Any = result.get("code")
+    return dict(made) if _is_whole(made) else {}
+
+
+def _is_whole(record: Any) -> bool:
+    def is_files(found: Any) -> bool:
+        return isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
+
+    if not isinstance(record, dict) or not is_files(record.get("scoring")) or "training" not in record:
+        return False
+    taken = record.get("accepted", {})
+    if not isinstance(taken, dict) or not all(isinstance(digests, list) for digests in taken.values()):
+        return False
+    return record["training"] is None or is_files(record["training"])
 
 
 def copies(folder: Path) -> dict[str, bytes]:

@@ -6,8 +6,8 @@ alignment options), and lays the answers side by side.
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from harness.evaluation import probes
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.schema import plain
 from harness.experiment.spec import Experiment
+from harness.method.heatmaps import HeatmapOptions
 from harness.pictures import of_model as pictures
 from harness.report.tables import Grid, pipes
 from harness.store import claim
 from harness.store.folder import finished
 from harness.study import figures as attention_figures
+from harness.study import readings
 from harness.training import trained
 from harness.training.model import Trained
 from harness.trial.environment import commit
@@ -52,6 +54,7 @@ class Probed:
     weights: str
     apart: int | None
     records: Mapping[str, Record]
+    readings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)  # where asked for
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,17 @@ class AttentionReport:
 
 
 def make(
-    experiment: Experiment, results: Path, *, count: int, device: str, say: Callable[[str], None]
+    experiment: Experiment,
+    results: Path,
+    *,
+    count: int,
+    device: str,
+    say: Callable[[str], None],
+    every_reading: bool = False,
 ) -> AttentionReport:
     """Probe every finished trial of `experiment` on `count` images and write `results/<experiment>/attention.md`,
-    `attention.json` and PNGs in `attention_figures/`. UserError where no trial is done."""
+    `attention.json` and PNGs in `attention_figures/`. `every_reading`: each model with a table of the readings of the
+    method as well. UserError where no trial is done."""
     if count < 2:
         raise UserError(f"--images: {count}: must be 2 or more; a standard error needs two images")
     claim.check(experiment, results)
@@ -86,6 +96,9 @@ def make(
         say(f"{entry.name}: {count} images")
         model = trained.load(results / "trials" / entry.id, device)
         probed.append(probe(entry, label(experiment, entry), model, results, ruler, count, device))
+        if every_reading:
+            found = readings.of_model(model, _sampler(todo), ruler.levels, count=count, device=device)
+            probed[-1] = replace(probed[-1], readings=found)
         model.g.to("cpu"), model.d.to("cpu")  # where pictures are drawn
         paths += attention_figures.of_model(model, drawn / entry.name.replace("/", "-"))
         rows = shown.setdefault((model.data.fingerprint, model.trial.seed), [])
@@ -115,6 +128,13 @@ def probe(
     )  # fmt: skip
     apart = model.nimg - earlier.nimg if earlier else None
     return Probed(entry, label, model.nimg, model.weights, apart, records)
+
+
+def _sampler(todo: Sequence[Entry]) -> HeatmapOptions | None:
+    """The heatmaps of the first arm that aligns: those that the others, which draw none, are measured with."""
+    aligned = (e.trial for e in todo if e.trial.variant("align") is not None)
+    drawn = (o.heatmaps for t in aligned for v in t.variants if hasattr(o := v.options, "heatmaps"))
+    return next(drawn, None)
 
 
 def label(experiment: Experiment, entry: Entry) -> str:
@@ -189,7 +209,16 @@ def as_markdown(report: AttentionReport) -> str:
     g = grid(report)
     links = [p.relative_to(report.folder).as_posix() for p in report.figures]
     shown = "\n".join(f"![{link}]({link})\n" for link in links)
-    return f"# {g.title}\n\n{pipes(g)}\n" + "".join(f"- {n}\n" for n in g.notes) + f"\n{shown}"
+    text = f"# {g.title}\n\n{pipes(g)}\n" + "".join(f"- {n}\n" for n in g.notes)
+    if beside := readings_grid(report):
+        text += f"\n## {beside.title}\n\n{pipes(beside)}\n" + "".join(f"- {n}\n" for n in beside.notes)
+    return f"{text}\n{shown}"
+
+
+def readings_grid(report: AttentionReport) -> Grid | None:
+    """The readings of the method on every model; None where they were not asked for."""
+    measured = [(p.label, p.readings) for p in report.probed if p.readings]
+    return readings.grid(measured, report.ruler.levels) if measured else None
 
 
 def as_plain(report: AttentionReport) -> dict[str, Any]:
@@ -202,6 +231,7 @@ def as_plain(report: AttentionReport) -> dict[str, Any]:
             {
                 "id": p.entry.id, "name": p.entry.name, "label": p.label, "nimg": p.nimg, "weights": p.weights,
                 "earlier_d_images_apart": p.apart, "records": dict(p.records),
+                **({"readings": {name: dict(records) for name, records in p.readings.items()}} if p.readings else {}),
             }
             for p in report.probed
         ],

@@ -122,6 +122,12 @@ class State:
         self.nimg, self.settled = nimg, None
 
 
+def crosses(before: int, after: int, kimg: float) -> bool:
+    """Whether a multiple of `kimg` thousand images lies above `before` and not above `after`."""
+    every = kimg * 1000
+    return int(after // every) > int(before // every)
+
+
 def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:
     """The state before the first step. Lazy regularisation scales Adam as in StyleGAN2 (appendix B)."""
     device = next(g.parameters()).device

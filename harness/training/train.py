@@ -16,7 +16,7 @@ from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
 from harness.training.order import Order
 from harness.training.ranks import agree, gathered
-from harness.training.state import State, Stats, paced
+from harness.training.state import State, Stats, crosses, paced
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
 EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
@@ -151,6 +151,7 @@ def train(
 
         # G: raise the scores of fakes, and whatever the arm's variants ask besides.
         d.requires_grad_(False)
+        tick = crosses(state.nimg, state.nimg + shown, t.tick_kimg) or state.nimg + shown >= total
         if gan.paired:
             reals, labels = batch(data, seed, state.nimg + shown, t.batch_size, conditional)
         for m in turns("g", g, opt_g):
@@ -166,7 +167,7 @@ def train(
             loss = gan.g(fake.g, partners)
             stats.add("loss/g", loss)
             sample, feats = partial(made, draws=draws), fake.feats
-            at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg)
+            at = GStep(fakes, y_fake, z, fake.g, feats, loss, partners, score_g, sample, draws, state.nimg, step, tick)
             loss = plus(loss, hooks.g_terms(at, state.memory))
             scale_g.scale(loss / parts).backward()
         scale_g.step(opt_g)
@@ -190,6 +191,8 @@ def train(
             opt_g.step()
 
         joined = state.stats.join(stats)
+        for name, value in hooks.wholes(joined):
+            state.stats.add(name, value)
         state.nimg += shown
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:

@@ -89,6 +89,8 @@ class Live:
             "nimg": begun.get("nimg", 0), "total_nimg": round(trial.train.total_kimg * 1000),
             "images_per_s": 0.0, "latest": {},
         }  # fmt: skip
+        if warning := read_json(folder / "state.json").get("warning"):
+            self.now["warning"] = warning
         self.pulse = Pulse(control)  # to be entered by whoever runs the trial
         self._written = 0.0
         self._networks: Path | None = None
@@ -97,6 +99,11 @@ class Live:
         """From now on another attempt may own the folder, to score the same `networks` (a checkpoint's file) otherwise:
         what this one still writes has names of its own. It stops where they were put away."""
         self._networks = networks
+
+    def warn(self, text: str) -> None:
+        """Let the driver say what one must know of this trial: the first time only, whatever resumes it."""
+        if "warning" not in self.now:
+            self.update(force=True, warning=text)
 
     def say(self, state: str, message: str | None = None) -> str:
         """Write `state` now; returns it."""

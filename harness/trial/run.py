@@ -14,6 +14,7 @@ import torch
 
 from backbones import Discriminator
 from harness import outside
+from harness.data import pixel_cache
 from harness.data.imageset import ImageSet
 from harness.disk import read_json, write_atomic
 from harness.errors import Diverged, UserError
@@ -86,7 +87,8 @@ def _run(trial: Trial, folder: Path, options: Run, live: Live) -> None:
     identity = ids.of_trial(trial)
     write_atomic(folder / ids.FILE, json.dumps(identity, indent=1).encode())
     outside.keep(folder / "plugins", plugins)
-    data, heldout = load_data(trial)
+    with pixel_cache.answering(live.check):
+        data, heldout = load_data(trial)
     g, d, hooks = build(trial, data, device)
     state = new_state(g, d, trial.train)
     if saved is not None:

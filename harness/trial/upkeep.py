@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones import Discriminator
+from harness import plugins
 from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.errors import Diverged
@@ -22,7 +23,7 @@ from harness.pictures.figures import save_grid
 from harness.rng import Streams
 from harness.store import checkpoint
 from harness.store.journal import Journal
-from harness.training.state import State
+from harness.training.state import State, crosses
 from harness.trial import scoring
 
 GRID = 64  # images in a sample grid
@@ -102,6 +103,8 @@ class Upkeep:
         values["system/images_per_s"] = rate
         self.journal.metrics(state.nimg, values)
         self.live.update(images_per_s=rate)
+        for text in plugins.told(self.trial.variants, values):
+            self.live.warn(text)
 
     def finite(self, state: State) -> dict[str, Tensor]:
         """The values of every step since the last tick, on the host; Diverged names the earliest that is not finite."""
@@ -192,8 +195,7 @@ class Upkeep:
     def _crossed(self, nimg: int, kimg: float | None) -> bool:
         if kimg is None:
             return False
-        every = kimg * 1000
-        return int(nimg // every) > int(self.seen // every) if self.seen >= 0 else nimg == 0
+        return crosses(self.seen, nimg, kimg) if self.seen >= 0 else nimg == 0
 
 
 def earliest_bad(stacked: dict[str, Tensor], places: dict[str, list[int]]) -> str | None:

@@ -17,7 +17,7 @@ and what it needs of
     encoder(sites, resolution, options)  -> harness.method.generator.Encoder: acts inside G
     hooks(options, resolution)           -> harness.method.hooks.Hooks: acts in the loop (losses, what D sees, its
                                          last layer, a memory); the docstrings there are the contract
-    PROFILES                             {"paper": {...}, "release": {...}}: option values laid under the
+    PROFILES                             {"paper": {}, "release": {...}, ...}: option values laid under the
                                          user's, where `Options` has a field `profile`
     EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
@@ -26,6 +26,8 @@ and what it needs of
                                          of its own
     check(options, others)               ValueError("key: rule") where it doesn't fit `others`, {name: options} of the
                                          arm's other variants
+    told(options, curves)                -> text or None: what one must know of an arm whose last tick had these curves,
+                                         {"loss/align": 0.3, ...}; said once in the log, and on the report's page
 
 `hooks` and `encoder` raise UserError where the networks or the resolution don't fit. A variant owns no parameter that
 D trains; what it remembers is a memory. tests/contract/test_variants.py holds every file here to this.

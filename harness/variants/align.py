@@ -1,7 +1,7 @@
 """L_align (eq. 4): G is trained to be attended to by D where its heatmap says.
 
-Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/method.md
-compares them choice by choice.
+Defaults are the paper's text, `PROFILES["coherent"]` is the reading under which the paper's sentences hold together,
+`PROFILES["release"]` the released code; docs/method.md compares them choice by choice.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.method import attention, heatmaps
+from harness.method import attention, gradients, heatmaps
 from harness.method.generator import Fakes
 from harness.method.hooks import GStep, Hooks, Memory, Term
 
@@ -21,8 +21,11 @@ EPOCH = 1
 
 @dataclass(frozen=True)
 class Options:
-    profile: Literal["paper", "release"] = "paper"
+    profile: Literal["paper", "coherent", "release"] = "paper"
     weight: Annotated[float, ">= 0"] = 1.0  # of L_align beside the GAN loss
+    warmup_kimg: Annotated[float, ">= 0"] = 0.0  # over which it rises linearly from 0
+    max_ratio: Annotated[float, "> 0"] | None = None  # it is lowered so that |dL_align/dx| <= max_ratio |dL_G/dx|
+    ratio_every: Annotated[int, ">= 1"] = 8  # steps from one measurement of these gradients to the next
     levels: tuple[Annotated[int, ">= 2"], ...] = (4, 8, 16)
     level_weights: tuple[Annotated[float, ">= 0"], ...] = (1.0, 1.0, 1.0)
     objective: attention.Objective = "logit"  # what GradCAM differentiates
@@ -45,6 +48,8 @@ class Options:
 
 PROFILES = {
     "paper": {},
+    # Maps that are alike when D is minimised instead, and none of them empty; a gradient along G's own loss.
+    "coherent": {"objective": "softplus", "rectify": "per_channel"},
     "release": {
         "objective": "softplus",
         "rectify": "per_channel",
@@ -66,6 +71,17 @@ def check(options: Options, others: Mapping[str, Any]) -> None:
             raise ValueError(f"levels: {level}: no such heatmap is drawn; choose among {list(drawn)}")
 
 
+def told(options: Options, curves: Mapping[str, Any]) -> str | None:
+    """What one must know of an arm whose last tick had these `curves`, {name: value}: that at some level most of the
+    fakes have an empty map, so that L_align asks nothing of them there."""
+    shares = {k: curves.get(f"loss/align_empty/{k}") for k in options.levels}
+    empty = [f"{share:.0%} at {k}x{k}" for k, share in shares.items() if isinstance(share, float) and share > 0.5]
+    if not empty:
+        return None
+    cure = "; with `align: {profile: coherent}` no map is empty" if options.rectify == "after_sum" else ""
+    return f"D's attention is 0 everywhere on most fakes ({', '.join(empty)}), where L_align has no gradient{cure}"
+
+
 def hooks(options: Options, resolution: int) -> "Alignment":
     """The alignment term for images of `resolution`. UserError where a level is not below it."""
     if options.levels[-1] >= resolution:
@@ -73,20 +89,72 @@ def hooks(options: Options, resolution: int) -> "Alignment":
     return Alignment(options, resolution)
 
 
+_RAW = ("raw/gradient", "raw/gan_gradient", "raw/cosine")  # of a microbatch: gradients.Beside
+
+
 class Alignment(Hooks):
     """Eq. 4 summed over levels, added to G's loss. Parts: `align`, for each level `align/4`, ..., unweighted, and
-    `align_empty/4`, ...: the share of fakes whose attention is 0 everywhere and so gives G no gradient."""
+    `align_empty/4`, ...: the share of fakes whose attention is 0 everywhere and so gives G no gradient.
+
+    In measured steps (every `ratio_every` with `max_ratio`, else before ticks) `ratio`: |dL_align/dx| at weight 1 over
+    |dL_G/dx|, x all fakes of the step, and `cosine` between the two. Where the weight moves, `weight` as applied: in a
+    measured step each microbatch keeps to `max_ratio` itself, and so does the whole, which is made of other images.
+    Memory, with `max_ratio`: the ratio measured `last`, and a `smooth` one; 0 before there is one."""
 
     def __init__(self, options: Options, resolution: int) -> None:
         self.options = options
         self.resolution = resolution
         self.taps = tuple(str(level) for level in options.levels)
 
+    def memory(self) -> Memory:
+        return {} if self.options.max_ratio is None else {"last": torch.zeros(()), "smooth": torch.zeros(())}
+
     def g_term(self, step: GStep, memory: Memory) -> Term:
-        return self.term(step.logits, step.feats, step.fakes)
+        o = self.options
+        loss, maps, parts = self._loss(step.logits, step.feats, step.fakes)
+        full = o.weight * min(1.0, step.nimg / (1000 * o.warmup_kimg)) if o.warmup_kimg else o.weight
+        due = step.tick if o.max_ratio is None else step.past % o.ratio_every == 0
+        weight = None
+        if due:
+            found = gradients.beside(loss, maps, step.gan, [step.logits], step.fakes.images)
+            parts |= dict(zip(_RAW, found, strict=True))
+        if o.max_ratio is not None and due:
+            weight = gradients.bounded(full, o.max_ratio, found)
+        elif o.max_ratio is not None:
+            weight = gradients.reckoned(full, o.max_ratio, memory["last"], memory["smooth"])
+        elif o.warmup_kimg:
+            weight = loss.new_full((), full)
+        return self._weighted(loss, parts if weight is None else {**parts, "weight": weight}, weight)
+
+    def whole(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        if _RAW[0] not in parts:
+            return {}
+        found = gradients.joined(gradients.Beside(*(parts[name] for name in _RAW)))
+        return {"ratio": found.ratio, "cosine": found.cosine}
+
+    def learn(
+        self, memory: Memory, real: Tensor, fake: Tensor, parts: dict[str, Tensor], shown: int, nimg: int
+    ) -> Memory:
+        if self.options.max_ratio is None or not (measured := self.whole(parts)):
+            return memory
+        last, smooth = gradients.remembered(memory["last"], memory["smooth"], measured["ratio"])
+        return {"last": last, "smooth": smooth}
 
     def term(self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes) -> Term:
-        """The loss of fakes from logits [N] and feats {tap: [N, C, h, h]} of one pass of D, all in the graph."""
+        """The loss of fakes from logits [N] and feats {tap: [N, C, h, h]} of one pass of D, all in the graph, at its
+        full weight."""
+        loss, _, parts = self._loss(logits, feats, fakes)
+        return self._weighted(loss, parts)
+
+    def _weighted(self, loss: Tensor, parts: dict[str, Tensor], lowered: Tensor | None = None) -> Term:
+        o = self.options
+        total = o.weight * loss if lowered is None else lowered * loss
+        return Term(total, {**parts, "align": total.detach()})
+
+    def _loss(
+        self, logits: Tensor, feats: dict[str, Tensor], fakes: Fakes
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """(L_align at weight 1, D's attention by level, its parts)."""
         o = self.options
         given = fakes.heatmaps or {}
         for level in o.levels:
@@ -104,11 +172,11 @@ class Alignment(Hooks):
             losses = [
                 attention.alignment(seen[k], self.target(k, given[k], maps[k]), o.tau, o.truncate) for k in o.levels
             ]
-            total = o.weight * torch.stack([w * x for w, x in zip(o.level_weights, losses, strict=False)]).sum()
+            loss = torch.stack([w * x for w, x in zip(o.level_weights, losses, strict=False)]).sum()
         # In the order of their making: the first part that is not finite is the one to blame.
         parts = {f"align_empty/{k}": attention.empty(seen[k]).mean() for k in o.levels}
-        parts |= {f"align/{k}": loss.detach() for k, loss in zip(o.levels, losses, strict=True)}
-        return Term(total, {**parts, "align": total.detach()})
+        parts |= {f"align/{k}": x.detach() for k, x in zip(o.levels, losses, strict=True)}
+        return loss, [maps[k] for k in o.levels], parts
 
     def attended(self, attention_map: Tensor) -> Tensor:
         """D's attention [N, 1, h, h] as it is compared."""

@@ -1,10 +1,10 @@
 """SEL, the spatial encoding layer (section 3.1, eq. 3): heatmaps modulate G's features.
 
-    norm:   F + w (phi_sigma(H) (F - mu(F)) / sigma(F) + phi_mu(H))
-    concat: F + w W [F; phi(H)]
+    norm:   v F + w (phi_sigma(H) (F - mu(F)) / sigma(F) + phi_mu(H))
+    concat: v F + w W [F; phi(H)]
 
-Defaults are the paper's text, `PROFILES["release"]` is the released code; docs/method.md
-compares them choice by choice.
+Defaults are the paper's text, `PROFILES["release"]` is the released code, `PROFILES["berfscene"]` the SEL of a later
+work of the same circle; docs/method.md compares them choice by choice.
 """
 
 import re
@@ -26,7 +26,7 @@ EPOCH = 1
 
 @dataclass(frozen=True)
 class Options:
-    profile: Literal["paper", "release"] = "paper"
+    profile: Literal["paper", "release", "berfscene"] = "paper"
     norm: Literal["norm", "concat"] = "norm"  # SEL_norm (eq. 3) or SEL_concat
     placement: Literal["levels", "everywhere"] = "levels"  # one site a level, or every site of G
     levels: tuple[int, ...] | None = None  # heatmap levels that are encoded; None: all of them
@@ -34,10 +34,14 @@ class Options:
     heatmap_encoder: tuple[Annotated[int, ">= 1, <= 65536"], ...] = ()  # widths of 3x3 convs on H before any SEL
     resize: Resize = "centers"  # of heatmap features whose size is not the site's
     hidden: Annotated[int, ">= 1, <= 65536"] = 64  # width of phi
+    kernel: Literal[3, 1] = 3  # side of phi's convs
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"  # within phi; the leaky one with gain sqrt(2)
+    channels: Literal["one", "all"] = "one"  # of phi_sigma and phi_mu: one for all of F's (eq. 3), or one for each
     one_plus_sigma: bool = False  # (1 + phi_sigma) instead of phi_sigma
     output_conv: bool = False  # leaky ReLU and a 3x3 conv C -> C behind the modulation
     residual: bool = True
     branch_weight: float = 1.0  # w
+    skip_weight: float = 1.0  # v, of the residual
     zero_init: bool = True  # the branch starts at 0: with `residual`, G starts as the baseline
     equalized_lr: bool = True  # False suits backbones with plain layers (SN-DCGAN)
     heatmaps: HeatmapOptions = field(default_factory=HeatmapOptions)
@@ -61,6 +65,16 @@ PROFILES = {
         "zero_init": False,
         "heatmaps": RELEASE,
     },
+    "berfscene": {
+        "resize": "corners",
+        "hidden": 128,
+        "kernel": 1,
+        "activation": "relu",
+        "channels": "all",
+        "one_plus_sigma": True,
+        "skip_weight": 0.1,
+        "zero_init": False,
+    },
 }
 PROVIDES = ("heatmaps",)
 
@@ -76,12 +90,13 @@ class SelLayer(nn.Module):
     def __init__(self, channels: int, in_channels: int, options: Options) -> None:
         super().__init__()
         self.options = options
-        hidden, eq = options.hidden, options.equalized_lr
+        hidden, eq, k = options.hidden, options.equalized_lr, options.kernel
         zero = options.zero_init and not options.output_conv
-        self.shared = Scaled(hidden, in_channels, 3, 3, equalized=eq)
+        self.shared = Scaled(hidden, in_channels, k, k, equalized=eq)
         if options.norm == "norm":
-            self.sigma = Scaled(1, hidden, 3, 3, equalized=eq, zero=zero)
-            self.mu = Scaled(1, hidden, 3, 3, equalized=eq, zero=zero)
+            width = channels if options.channels == "all" else 1
+            self.sigma = Scaled(width, hidden, k, k, equalized=eq, zero=zero)
+            self.mu = Scaled(width, hidden, k, k, equalized=eq, zero=zero)
         else:
             self.merge = Scaled(channels, channels + hidden, 1, 1, equalized=eq, zero=zero)
         if options.output_conv:
@@ -89,7 +104,8 @@ class SelLayer(nn.Module):
 
     def branch(self, x: Tensor, h: Tensor) -> Tensor:
         """What SEL adds, before its weight: features x [N, C, r, r], heatmap features h [N, C', r, r]."""
-        h = _lrelu(self.shared(h), 2**0.5)
+        h = self.shared(h)
+        h = h.relu() if self.options.activation == "relu" else _lrelu(h, 2**0.5)
         if self.options.norm == "norm":
             sigma = self.sigma(h) + 1 if self.options.one_plus_sigma else self.sigma(h)
             y = sigma * F.instance_norm(x) + self.mu(h)
@@ -100,8 +116,10 @@ class SelLayer(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x [N, C, r, r] -> the same shape and dtype, computed in float32."""
         with torch.autocast(x.device.type, enabled=False):
-            y = self.options.branch_weight * self.branch(x.float(), h.float())
-            return (x + y if self.options.residual else y).to(x.dtype)
+            o = self.options
+            y = o.branch_weight * self.branch(x.float(), h.float())
+            skip = x if o.skip_weight == 1 else o.skip_weight * x
+            return (skip + y if o.residual else y).to(x.dtype)
 
 
 class HeatmapEncoder(nn.Sequential):

@@ -57,7 +57,7 @@ def _trial(name: str) -> Trial:
 
 
 def trained(name: str) -> dict[str, Tensor]:
-    """All tensors of the state of arm `name` after its steps."""
+    """All tensors of the state of arm `name` after its steps, without what was only measured."""
     trial = _trial(name)
     data, _ = load_data(trial)
     with one_thread():
@@ -67,7 +67,16 @@ def trained(name: str) -> dict[str, Tensor]:
             state, trial.train, data, hooks,
             seed=trial.seed, conditional=trial.conditional, upkeep=lambda state: False,
         )  # fmt: skip
-    return state.tensors()
+    return _unmeasured(state.tensors())
+
+
+def _unmeasured(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As if the gradients of L_align had not been looked at: no such values, and the others numbered without them."""
+    measured = ("raw/align/", "loss/align/ratio", "loss/align/cosine")
+    left = {k: v for k, v in tensors.items() if not k.partition("/")[2].startswith(measured)}
+    places = [k for k in left if k.startswith("places/")]
+    order = torch.cat([left[k] for k in places]).sort().values if places else torch.zeros(0)
+    return left | {k: torch.searchsorted(order, left[k]) for k in places}
 
 
 @contextmanager

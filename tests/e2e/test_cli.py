@@ -112,6 +112,17 @@ def test_interrupted_it_saves_and_says_130(tiny, tmp_path):
     assert "interrupted" in out
 
 
+@pytest.mark.parametrize("word", [None, *cli.VERBS])
+def test_each_verb_says_what_it_does_and_takes(word, capsys):
+    """With nothing wrong: argparse itself fails on what it can't format."""
+    with pytest.raises(SystemExit) as end:
+        cli.parser().parse_args([*([word] if word else []), "--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and (word or "VERB") in said
+    options = cli.VERBS[word].options if word else ()
+    assert all(name in said for o in options for name in o.how.get("choices", o.names))
+
+
 def test_plan_runs_nothing(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", str(tiny), "--set", "seeds=[0,1]"]) == 0

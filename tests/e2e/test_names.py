@@ -7,6 +7,8 @@ import textwrap
 import pytest
 
 import cli
+from harness.experiment import files
+from harness.store import claim
 from harness.trial import run as trial
 
 TINY = """
@@ -50,13 +52,26 @@ def test_an_experiment_that_was_never_run_has_no_report(here, capsys):
     assert cli.main(["status", "a.yaml"]) == 0  # how far it is: not at all
 
 
+def test_plan_refuses_the_name_that_matrix_refuses(here, capsys):
+    write(here / "a" / "x.yaml")
+    write(here / "b" / "x.yaml", arms="baseline: {}, sel: {sel: {hidden: 4}}")
+    (here / "results").mkdir()
+    claim.take(files.load("a/x.yaml", []), here / "results")
+    said = []
+    for verb, *more in (("plan",), ("matrix", *MATRIX)):
+        assert cli.main([verb, "b/x.yaml", *more]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and "name: 'same'" in said[0]
+    assert cli.main(["plan", "a/x.yaml"]) == 0
+
+
 @pytest.mark.slow
 def test_two_files_of_one_name_do_not_share_a_report(here, capsys):
     write(here / "a" / "x.yaml")
     write(here / "b" / "x.yaml", arms="baseline: {}, sel: {sel: {hidden: 4}}")
     assert cli.main(["matrix", "a/x.yaml", *MATRIX]) == 0
     before = {p: p.read_bytes() for p in (here / "results").rglob("*") if p.is_file()}
-    for verb, *more in (("matrix", *MATRIX), ("report",), ("sync", "--tracking-uri", "http://127.0.0.1:9")):
+    for verb, *more in (("matrix", *MATRIX), ("plan",), ("report",), ("sync", "--tracking-uri", "http://127.0.0.1:9")):
         capsys.readouterr()
         assert cli.main([verb, "b/x.yaml", *more]) == 2
         err = capsys.readouterr().err

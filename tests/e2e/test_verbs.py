@@ -101,7 +101,8 @@ def test_a_cluster_that_is_not_there_is_told_before_torch_is_loaded(tmp_path):
 def test_a_cluster_that_is_not_there_is_told_before_all_that_takes_long(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recognise, "recognise", lambda *_: pytest.fail("looked at the images first"))
-    for address, message in (("nohost", "must be host:port"), ("127.0.0.1:1", "no answer")):
+    shape, absent = ["nohost", ":1", "host:", "host:0", "host:99999", "host:²", "host:-1"], ["127.0.0.1:1", "a..b:1"]
+    for address, message in (*((a, "must be host:port") for a in shape), *((a, "no answer") for a in absent)):
         assert cli.main(["matrix", "tiny.yaml", "--ray-address", address]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and message in err

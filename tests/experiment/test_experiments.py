@@ -15,6 +15,7 @@ PAPER_TABLES = ("table1", "table2", "table3", "table4")
 ARMS = {  # of SN-DCGAN the paper has no "+ SEL" alone
     "table2": {"baseline", "sel", "align"},
 }
+OWN = "coherent"  # an arm of ours that bears no figure of the paper
 
 
 def table(experiment, name):
@@ -36,11 +37,49 @@ def test_a_table_of_the_paper_has_all_its_cells_and_its_protocol(name):
     assert set(t.settings) == set(theirs)
     for setting, rows in theirs.items():
         assert set(rows) <= set(t.arms)
-        assert set(t.arms) == ARMS.get(name, set(rows)), setting
+        assert set(t.arms) == ARMS.get(name, set(rows)) | {OWN}, setting
+        assert OWN not in rows
     for trials in t.cells.values():
         assert len(trials) >= 2
         assert all(f"fid{short(x.eval.num_fakes)}_full" == fid.PAPER and x.eval.num_reals is None for x in trials)
         assert {"fid", "disequilibrium"} <= {m.name for m in trials[0].eval.metrics}
+
+
+def readings(t):
+    """{arm: the profile of its L_align} of a table, of the arms that have one."""
+    found = {arm: t.cells[t.settings[0], arm][0].variant("align") for arm in t.arms}
+    return {arm: o.profile for arm, o in found.items() if o is not None}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_who_quotes_the_paper_names_the_profile(name):
+    """And its arms are the paper's text, letter by letter, but for the one that bears no figure."""
+    for t in files.load(name).tables:
+        assert t.unnamed == ()
+        if t.paper or name.startswith("rehearsal"):
+            arms = readings(t)
+            assert arms.pop(OWN) == "coherent"
+            assert set(arms.values()) == {"paper"}
+
+
+@pytest.mark.parametrize("name", ["smoke", "emoji", "emoji64"])
+def test_the_reading_of_the_small_experiments(name):
+    (t,) = files.load(name).tables
+    assert (t.paper, readings(t)) == (None, {"align": "coherent"})
+
+
+def test_an_arm_that_names_no_profile_beside_the_papers_figures_is_told(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\npaper: table2\npreset: chainer\ndataset: {name: synthetic}\n"
+        "arms: {baseline: {}, sel: {sel: {profile: paper}}, align: {sel: {}, align: {profile: paper}}}\n"
+        "eval: {num_fakes: 64, metrics: {disequilibrium: {}}}\n"
+    )
+    (t,) = files.load(tmp_path / "mine.yaml").tables
+    assert t.unnamed == ("align",)  # its SEL is silent
+    (named,) = files.load(tmp_path / "mine.yaml", ["profile=paper"]).tables
+    assert named.unnamed == files.load(tmp_path / "mine.yaml", ["paper=null"]).tables[0].unnamed == ()
+    for place, trials in t.cells.items():
+        assert [x.id for x in trials] == [x.id for x in named.cells[place]], "naming the default changes no trial"
 
 
 @pytest.mark.parametrize("name", ["full", "rehearsal", "rehearsal_emoji"])
@@ -55,10 +94,13 @@ def test_a_trial_that_serves_several_tables_is_trained_once(name):
     assert ids(t1, "align") == ids(t3, "hierarchical") == ids(t4, "sel_norm")
     assert ids(t1, "baseline") == ids(t3, "baseline") == ids(t4, "baseline")
     assert ids(t1, "align", "ffhq") == ids(t4, "sel_norm", "ffhq")
+    assert ids(t1, OWN) == ids(t3, OWN) == ids(t4, OWN)
+    assert ids(t1, OWN, "ffhq") == ids(t4, OWN, "ffhq")
+    assert not {*ids(t1, OWN)} & {*ids(t1, "align")}
     places = sum(len(x.serves) for x in entries(e))
     seeds = len(t1["ffhq", "sel"])
-    assert len(entries(e)) == 21 * seeds
-    assert places == 27 * seeds
+    assert len(entries(e)) == 26 * seeds
+    assert places == 35 * seeds
 
 
 def test_the_rehearsal_is_the_full_matrix_shortened_by_one_factor():

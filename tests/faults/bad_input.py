@@ -183,7 +183,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "number beyond floats": (good_and("title: 1.0e+400", "title"), "title"),
     "a list as a key": (good_and("? [a]\n: 1"), "YAML"),
     "a mapping as a key": (good_and("? {a: 1}\n: 1"), "YAML"),
-    "null as a key": (good_and("~: 1"), "None"),
+    "null as a key": (good_and("~: 1"), "null"),
     "a number as a key": (good_and("3: 1"), "3"),
     "a line break in a key": (good_and('"a\\nb": 1'), "a b: unknown"),
     "a line break in a column": (good_with(settings={"a\nb": 3}), "settings.a b"),
@@ -321,7 +321,7 @@ SETS: dict[str, str] = {
     "preset=nope": "preset", "settings.x=3": "settings", "arms=3": "arms", "arms.align=3": "arms", "labels=3": "labels",
     "title=[1]": "title", "paper=3": "paper", "seed=3": "unknown",
 }  # fmt: skip
-URLS = {"nonsense://x": "nonsense", "s3://no-bucket": "s3fs", "file:///proc/x": "--results"}
+URLS = {"nonsense://x": "nonsense", "s3://no-bucket": "s3://no-bucket", "file:///proc/x": "--results"}
 EXPERIMENT_VERBS = ("matrix", "plan", "report", "status", "stop", "sync", "attention")
 WORDS: dict[str, str] = {
     "": "VERB", "--nope": "VERB", "matrx tiny.yaml": "invalid choice", "matrix": "required", "matrix tiny.yaml x": "x",
@@ -338,8 +338,8 @@ WORDS: dict[str, str] = {
     "plan tiny.yaml --gpus 8 -1": "--gpus", "stop tiny.yaml": "no driver", "attention tiny.yaml": "no finished",
     "attention tiny.yaml --images x": "--images", "attention tiny.yaml --images 1": "--images",
     "attention tiny.yaml --device tpu": "--device",
-    "sync tiny.yaml --tracking-uri http://me:secret@127.0.0.1:9": "***@",
-    "sync tiny.yaml --tracking-uri nonsense://x": "--tracking-uri", "ui": "mlflow.db", "ui --port x": "--port",
+    "sync tiny.yaml --tracking-uri http://me:secret@127.0.0.1:9": "has begun",
+    "sync tiny.yaml --tracking-uri nonsense://x": "has begun", "ui": "mlflow.db", "ui --port x": "--port",
     "ui --port 70000 --results with-db": "--port", "ui --port -1 --results with-db": "--port",
     "ui --results a-file": "a-file",
     "pictures": "nothing to draw", "pictures --samplers": "--out", "pictures gone": "gone", "pictures .": "no whole",

@@ -87,7 +87,9 @@ def numbers() -> dict[str, list[float]]:
     for name, options in both(align).items():
         image = wave(3, 3, 32, 32, phase=6.0).requires_grad_()
         logits, feats = _discriminator(image)
-        total, parts = align.hooks(options, 32).term(logits, feats, Fakes(image, image, given[name]))
+        total, parts = align.hooks(options, 32).term(
+            logits, feats, Fakes(image, image, given.get(name, given["paper"]))
+        )
         out[f"{name}/align"] = [
             float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.levels))
         ]

@@ -35,7 +35,11 @@ def test_linear_d_has_the_closed_form(objective: Objective, rectify: Rectify) ->
     factor = torch.ones(3).double() if objective == "logit" else -torch.sigmoid(-logits)
     weights = factor[:, None] * u.mean((1, 2))
     weighted = weights[:, :, None, None] * feature
-    expected = weighted.clamp(min=0).sum(1) if rectify == "per_channel" else weighted.sum(1).clamp(min=0)
+    expected = {
+        "after_sum": weighted.sum(1).clamp(min=0),
+        "per_channel": weighted.clamp(min=0).sum(1),
+        "absolute": weighted.sum(1).abs(),
+    }[rectify]
     got = gradcam(logits, {"4": feature}, objective=objective, rectify=rectify)["4"]
     torch.testing.assert_close(got, expected[:, None])
 

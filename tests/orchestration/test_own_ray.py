@@ -1,7 +1,10 @@
 """What a Ray of our own is given before it starts: no file for others to read, nothing that others can reach."""
 
 import os
+import subprocess
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 import psutil
@@ -54,6 +57,16 @@ def test_a_token_that_ray_keeps_in_the_home_folder_is_shut(tmp_path, mode):
     path.chmod(mode)
     cluster._shut_token_file()
     assert path.stat().st_mode & 0o777 == 0o600 and path.read_text() == "secret"
+
+
+def test_what_ray_starts_is_of_another_group_than_the_driver(monkeypatch):
+    services = types.SimpleNamespace(ConsolePopen=subprocess.Popen)
+    for name, module in (("ray", None), ("ray._private", types.SimpleNamespace(services=services))):
+        monkeypatch.setitem(sys.modules, name, module or types.ModuleType("ray"))
+    with cluster._deaf(), services.ConsolePopen(["sleep", "60"], preexec_fn=lambda: None) as child:
+        assert os.getpgid(child.pid) == child.pid != os.getpgrp()
+        child.kill()
+    assert services.ConsolePopen is subprocess.Popen
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from html import escape
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from scipy import stats
 
 from harness.errors import UserError
 from harness.experiment import files
+from harness.experiment.spec import Table
 from harness.report import latex, page, tables
 from harness.report.collect import collect
 from harness.report.write import write
 from tests import fake_results as fake
+from tests import tiny
 from tests.fake_results import finish, live, score
 
 TABLE = fake.table(settings={"cifar10_unconditional": {}})
@@ -154,6 +157,22 @@ def test_paper_needs_the_table_to_ask_for_it(tmp_path):
     t = only_table(tmp_path, table)
     assert cell(t, "fid50k_full", "align").paper is None
     assert not any("paper" in n for n in t.notes)
+
+
+def test_the_arm_whose_maps_were_mostly_empty_at_its_last_tick_is_told_by_its_curves(tmp_path):
+    seeds = [tiny.trial("sn_dcgan", "align", seed=s) for s in range(3)]
+    cells = {("s", "baseline"): tuple(tiny.trial(seed=s) for s in range(3)), ("s", "align"): tuple(seeds)}
+    table = Table("t", "t", None, {"align": "+ L_align"}, ("baseline", "align"), ("s",), cells)
+    for t, first, last in zip(seeds, (0.9, 0.2, 0.1), (0.3, 0.84, 0.84), strict=True):
+        curve = {"loss/align_empty/4": [[100, first], [200, last]], "loss/align_empty/8": [[100, 0.9], [200, 0.1]]}
+        finish(tmp_path, t, {"fid50k_full": 20.0}, series=curve)
+    for t in table.cells["s", "baseline"]:
+        finish(tmp_path, t, {"fid50k_full": 20.0}, series={"loss/align_empty/4": [[200, 1.0]]})
+    told = [n for n in only_table(tmp_path, table).notes if "0 everywhere" in n]
+    assert len(told) == 1
+    assert told[0].startswith("+ L_align (s s1, s s2): D's attention is 0")
+    assert "(84% at 4x4)" in told[0] and told[0].endswith("`align: {profile: coherent}` no map is empty")
+    assert escape(told[0]) in page.html(collect(fake.experiment(table), tmp_path))
 
 
 def test_di_needs_the_papers_draws(tmp_path):
@@ -339,6 +358,7 @@ def unescaped(text):
     """What LaTeX prints of a text, and whatever is left that it would take for a command."""
     printed = {text: sign for sign, text in latex.SIGNS.items() if sign not in "−–"}
     pattern = "|".join(sorted(map(re.escape, printed), key=len, reverse=True))
+    text = text.replace("-{}", "-")
     return re.sub(pattern, lambda m: printed[m[0]], text), re.sub(pattern, "", text)
 
 
@@ -355,12 +375,16 @@ def unescaped(text):
         'say "so" `now`',
         "±0 → 1 ≤ 2 ×3",
         "|a|",
+        "[a] b*",
+        "* λ=0.5",
+        "--set -- x---y",
     ],
 )
 def test_every_label_is_printed_as_it_is_written(label):
     text = latex.written(label)
     printed, rest = unescaped(text)
-    assert printed == label and not set(rest) & set('\\~^<>%&$#_{}|"')
+    assert printed == label and not set(rest) & set('\\~^<>%&$#_{}|"') and "--" not in text
+    assert not re.match(r"\s*[*\[]", text), "an option of the \\\\ at the end of the row above"
 
 
 @pytest.mark.parametrize("label", ["two\nlines", "a\r\nb", "a\tb\x0bc", "a\n\\end{tabular}\n%"])

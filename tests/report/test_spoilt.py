@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from harness.errors import UserError
+from harness.experiment import ids
 from harness.report import latex, page, record, tables
 from harness.report.collect import collect
 from tests import fake_results as fake
@@ -28,7 +29,9 @@ def good(results):
         best = {"nimg": 8, "by": "fid5k", "value": 1.0, "among": 2, "metrics": {"fid50k_full": fake.score(19.0)}}
         fake.finish(
             results, one, metrics, series=series, samples=["samples/000000100.png"], best=best, spoilt_lines=0,
-            figures={"gradcam": "samples/000000100.png"},
+            figures={"gradcam": "samples/000000100.png"}, scoring=one.scoring, identity=ids.of_trial(one), world=[1, 2],
+            networks="000000100.x.safetensors", snapshots_of="raw", diverged_in=None,
+            code={"training": {"a": "0"}, "scoring": {"b": "1"}},
         )  # fmt: skip
     return folder / "result.json"
 

@@ -135,6 +135,31 @@ def test_a_distance_whose_covariance_lacks_rank_is_marked_and_never_bold(tmp_pat
     assert next(csv.DictReader(io.StringIO(tables.cells_csv(table))))["biased"]
 
 
+@pytest.mark.parametrize("told", [{}, {"role": "distance", "label": "D", "headline": False}])
+@pytest.mark.parametrize(
+    ("metric", "about", "says"),
+    [
+        ("fid2k_trained", {"num_fakes": 2048, "num_reals": 50_000}, "2048 images for 2048 features"),
+        ("fd_efficientnet_lite1_3k_trained", {"num_fakes": 3000, "num_reals": 400}, "400 images for 1280 features"),
+        ("fd_infinity_inception_10k_full", {"num_fakes": 10_000, "least": 1000}, "1000 images for 2048 features"),
+        ("fd_infinity_dinov2_10k_full", {"num_fakes": 10_000, "least": 1000}, "1000 images for 1024 features"),
+        ("fd_infinity_efficientnet_lite0_96px_50k_full", {"num_fakes": 50_000, "least": 5000}, None),
+    ],
+)
+def test_so_is_one_that_heads_no_table_by_its_least_sample(tmp_path, metric, about, says, told):
+    """To the images trained on, and read from a line through distances of ever fewer fakes; in records that said
+    nothing of themselves, or not how many features they have, too."""
+    for arm, value in (("baseline", 300.0), ("align", 200.0)):
+        for trial in TABLE.cells[SETTING, arm]:
+            finish(tmp_path, trial, {"di": score(1.0), metric: {**told, **score(value, **about)}})
+    report = collect(fake.experiment(TABLE), tmp_path)
+    (table,) = report.tables
+    (column,) = (m for m in table.metrics if m.name == metric)
+    notes = [n for n in table.notes if "‡" in n]
+    assert not column.headline and len(notes) == (says is not None) and all(says in n for n in notes)
+    assert page._best(table, column, SETTING) == (None if says else "align")
+
+
 def test_whatever_sign_a_column_has_is_told_below_it(tmp_path):
     """Also where no headline metric has it: in page, Markdown and LaTeX all columns are printed."""
     few = "fd_efficientnet_lite0_200_full"

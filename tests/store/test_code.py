@@ -172,6 +172,22 @@ def test_the_record_lies_in_the_folder_with_every_copy(tmp_path):
         assert archive.testzip() is None
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        None, [], {"training": {}}, {"training": 5, "scoring": {}}, {"training": {"a": 1}, "scoring": {}},
+        {"training": None, "scoring": ["a"]}, {"training": None, "scoring": {}, "accepted": [1]},
+        {"training": None, "scoring": {}, "accepted": {"a": 5}},
+    ],
+)  # fmt: skip
+def test_a_spoilt_record_of_code_is_none(tmp_path, spoilt):
+    """In the folder and in a result."""
+    (tmp_path / code.RECORD).write_text(json.dumps(spoilt))
+    assert code.read(tmp_path) == {}
+    assert code.other(tmp_path, tiny.trial(), {"status": "done", "code": spoilt}) == code.Other()
+    assert not code.scores_alike(tmp_path, tiny.trial(), {"code": spoilt}, "disequilibrium")
+
+
 def test_a_resumed_trial_keeps_the_record_of_what_trained_it(tmp_path):
     t = tiny.trial()
     assert code.note(tmp_path, t, resumed=True)["training"] is None, "an older version kept none"

@@ -246,6 +246,32 @@ def test_what_was_only_brought_is_not_sent_back(tmp_path):
     assert [(there / f"result-{x}.json").read_text() for x in "ab"] == ["new", "ours"]
 
 
+@pytest.mark.parametrize("pointer", ["result.json", "state.json", "checkpoints/latest.json"])
+def test_a_pointer_that_was_only_brought_is_not_sent_back_between_the_look_whose_turn_it_is_and_the_writing(
+    tmp_path, pointer
+):
+    """Another attempt takes the trial over just after this one was told that it is its own."""
+    home, there, store = tmp_path / "home", tmp_path / "store/trials/a", Store(f"file://{tmp_path}/store")
+    train(there, 1)
+    finish(there)
+    store.pull("trials/a", home)
+    before = (home / pointer).read_text()
+    for name in {"result.json", "checkpoints/latest.json", "state.json"} - {pointer}:  # this one has news of the others
+        (home / name).write_text(f'{{"ours": "{name}"}}')
+
+    def ours():
+        (there / pointer).write_text("the other's")
+        return True
+
+    store.push(home, "trials/a", ours)
+    assert (there / pointer).read_text() == "the other's"
+    assert '"ours"' in (there / ("state.json" if pointer != "state.json" else "result.json")).read_text()
+    for text in ('{"later": 1}', before):  # what is made here goes, also what is as it once was
+        (home / pointer).write_text(text)
+        store.push(home, "trials/a", lambda: True)
+        assert (there / pointer).read_text() == text
+
+
 @pytest.mark.parametrize("after", range(12))
 def test_a_move_may_die_between_any_two_files_and_takes_no_place_that_is_taken(tmp_path, monkeypatch, after):
     monkeypatch.setattr(remote, "_url", f"file://{tmp_path}/store")

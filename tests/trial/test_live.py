@@ -4,9 +4,14 @@ import importlib
 import json
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
+from PIL import Image
 
+from harness import locks
+from harness.data import pixel_cache
+from harness.datasets import image_zip
 from harness.experiment.parse import to_plain
 from harness.experiment.schema import plain
 from harness.experiment.spec import Run
@@ -31,11 +36,54 @@ def test_a_trial_that_goes_on_says_from_where(tmp_path):
     assert json.loads((tmp_path / "state.json").read_text())["nimg"] == 48
 
 
+def test_a_warning_is_the_trials_first_one_also_of_an_attempt_that_resumes_it(tmp_path):
+    first = live.Live(tmp_path, tiny.trial(), Control(), 1)
+    first.say("running", "preparing")
+    assert "warning" not in first.now
+    first.warn("84% at 4x4")
+    first.warn("90% at 4x4")
+    assert json.loads((tmp_path / "state.json").read_text())["warning"] == "84% at 4x4"
+    again = live.Live(tmp_path, tiny.trial(), Control(), 2)
+    again.say("running")
+    again.warn("60% at 8x8")
+    assert json.loads((tmp_path / "state.json").read_text())["warning"] == "84% at 4x4"
+
+
 def beats(control, wait_s=0.1):
     """How many come in a while."""
     before = control.beats
     time.sleep(wait_s)
     return control.beats - before
+
+
+@pytest.mark.parametrize("busy", ["waits", "decodes"])
+def test_a_trial_that_waits_for_pixels_or_decodes_them_stops_when_asked(tmp_path, monkeypatch, busy):
+    monkeypatch.setattr(image_zip, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    for n in range(8):
+        Image.new("RGB", (32, 32), (n, 0, 0)).save(tmp_path / "images" / f"{n}.png")
+    trial = tiny.trial(dataset={"name": "image_zip", "path": str(tmp_path / "images")})
+    control, store = Control(), pixel_cache.store
+
+    def asked_meanwhile(key, shape, pieces, describe):
+        def decoded():
+            for piece in pieces:
+                control.stopping = True
+                yield piece
+                pytest.fail("went on")
+
+        with ExitStack() as stack:
+            if busy == "waits":
+                lock = pixel_cache._paths(key)[0].with_suffix(".lock")
+                lock.parent.mkdir(parents=True)
+                stack.enter_context(locks.held(lock, "none"))
+                threading.Timer(0.1, setattr, (control, "stopping", True)).start()
+            return store(key, shape, decoded(), describe)
+
+    monkeypatch.setattr(pixel_cache, "store", asked_meanwhile)
+    assert run.run(to_plain(trial), tmp_path / "trial", plain(Run(device="cpu")), control, 0) == "interrupted"
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.suffix in (".part", ".u8")]
 
 
 def test_only_the_loop_s_own_steps_are_silent():

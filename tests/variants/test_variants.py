@@ -81,12 +81,12 @@ def test_a_zero_output_branch_is_the_identity(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("profile", ["paper", "release"])
+@pytest.mark.parametrize("profile", ["paper", "release", "berfscene"])
 def test_every_arm_learns_from_every_sampler(backbone: str, profile: str) -> None:
     """Away from its zero start every parameter of the encoder has a gradient, and the image depends
     on the heatmap."""
     g = networks(backbone)[0]
-    for name, sampler in itertools.product(ARMS, SAMPLERS):
+    for name, sampler in itertools.product([n for n in ARMS if profile in ARMS[n][0].PROFILES], SAMPLERS):
         spatial = arm(g, name, profile, heatmaps={"sampler": sampler})
         assert spatial.encoder is not None
         for p in spatial.encoder.parameters():
@@ -154,6 +154,46 @@ def test_equalising_changes_the_step_and_not_the_start(norm: str, output_conv: b
     assert made[0].shared.weight.std() > 2 * made[1].shared.weight.std()
 
 
+def test_berfscenes_sel() -> None:
+    """(1 + gamma) norm(F) + beta + 0.1 F with a gamma and a beta per channel, of 1x1 convs behind one to 128 and a
+    ReLU; written out as matrix products, place by place."""
+    torch.manual_seed(0)
+    layer = sel.SelLayer(4, 1, options(sel, "berfscene"))
+    f, h = torch.randn(2, 4, 8, 8), torch.randn(2, 1, 8, 8)
+    w = {name: conv.weight[:, :, 0, 0] * conv.gain for name, conv in layer.named_children()}
+    assert {name: tuple(x.shape) for name, x in w.items()} == {"shared": (128, 1), "sigma": (4, 128), "mu": (4, 128)}
+    phi = (h.movedim(1, 3) @ w["shared"].T).relu()
+    gamma, beta = ((phi @ w[name].T).movedim(3, 1) for name in ("sigma", "mu"))
+    norm = (f - f.mean((2, 3), keepdim=True)) / f.var((2, 3), correction=0, keepdim=True).sqrt()
+    torch.testing.assert_close(layer(f, h), (1 + gamma) * norm + beta + 0.1 * f, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "count"),
+    [
+        ("paper", {}, (9 + 1) * 64 + 2 * (9 * 64 + 1)),  # eq. 3: a map for all channels
+        ("paper", {"channels": "all"}, (9 + 1) * 64 + 2 * 16 * (9 * 64 + 1)),
+        ("paper", {"kernel": 1}, (1 + 1) * 64 + 2 * (64 + 1)),
+        ("berfscene", {}, (1 + 1) * 128 + 2 * 16 * (128 + 1)),
+        ("berfscene", {"norm": "concat"}, (1 + 1) * 128 + 16 * (16 + 128 + 1)),
+    ],
+)
+def test_the_size_of_a_sel_on_16_channels(profile: str, changes: dict[str, Any], count: int) -> None:
+    layer = sel.SelLayer(16, 1, options(sel, profile, **changes))
+    assert sum(p.numel() for p in layer.parameters()) == count
+
+
+@pytest.mark.parametrize("norm", ["norm", "concat"])
+def test_the_weight_of_the_skip_composes(norm: str) -> None:
+    """v F + w branch, whatever the branch; without the residual no v."""
+    torch.manual_seed(0)
+    layer = sel.SelLayer(4, 1, options(sel, norm=norm, zero_init=False, skip_weight=0.3, branch_weight=0.5))
+    f, h = torch.randn(2, 4, 8, 8), torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(layer(f, h), 0.3 * f + 0.5 * layer.branch(f, h))
+    layer.options = dataclasses.replace(layer.options, residual=False)
+    torch.testing.assert_close(layer(f, h), 0.5 * layer.branch(f, h))
+
+
 def test_eq_3() -> None:
     """phi_sigma(H) (F - mu(F)) / sigma(F) + phi_mu(H), written out; the residual on top."""
     torch.manual_seed(0)
@@ -212,13 +252,32 @@ def aligned(d: Discriminator, fakes: Fakes, o: align.Options, labels: Tensor | N
     return nn.functional.softplus(-logits).mean(), total
 
 
+@pytest.mark.parametrize(
+    ("shares", "rectify", "text"),
+    [
+        ((0.51, 0.5, 0.0), "after_sum", "(51% at 4x4), where"),
+        ((0.84, 0.39, 0.9), "after_sum", "(84% at 4x4, 90% at 16x16), where"),
+        ((0.5, 0.0, 0.1), "after_sum", None),
+        (("nan", 0.0, 0.1), "after_sum", None),
+        ((0.0, 1.0, 0.0), "per_channel", "(100% at 8x8), where"),
+    ],
+)
+def test_maps_that_are_mostly_empty_are_told_by_level(shares: Any, rectify: str, text: str | None) -> None:
+    curves = {f"loss/align_empty/{k}": v for k, v in zip((4, 8, 16), shares, strict=True)}
+    told = align.told(align.Options(rectify=rectify), curves)  # type: ignore[arg-type]
+    assert (told is None) == (text is None)
+    assert told is None or text in told
+    assert told is None or ("profile: coherent" in told) == (rectify == "after_sum")
+    assert align.told(align.Options(), {"loss/align": 0.3}) is None, "older results have no such curves"
+
+
 @pytest.mark.parametrize("num_classes", [0, 5])
-@pytest.mark.parametrize("profile", ["paper", "release"])
+@pytest.mark.parametrize("profile", ["paper", "coherent", "release"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_alignment_moves_g_alone(backbone: str, profile: str, num_classes: int) -> None:
     g, d = networks(backbone, num_classes)
     labels = torch.arange(4) % num_classes if num_classes else None
-    spatial, twin = arm(g, "sel_norm", profile), copy.deepcopy(d)
+    spatial, twin = arm(g, "sel_norm", "paper" if profile == "coherent" else profile), copy.deepcopy(d)
     fakes = generate(spatial, labels=labels)
     gan, extra = aligned(d, fakes, options(align, profile), labels)
     assert 0 < extra < 3
