@@ -76,7 +76,7 @@ def test_under_the_identity_a_frozen_d_is_consistent(backbone: str, kind: Any, o
         def sample(z: Tensor, labels: Tensor | None) -> Fakes:
             return cast(Fakes, g(z, labels, draws=DRAWS))
 
-        x, z, labels = torch.randn(4, 3, 32, 32), g.backbone.sample_z(4, rng()), torch.arange(4)
+        x, z, labels = torch.randn(4, 3, 32, 32), g.backbone.sample_z(4, rng()), torch.arange(4) % data.num_classes
         with torch.no_grad():
             fakes = sample(z, labels)
             logits = {

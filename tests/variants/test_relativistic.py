@@ -120,6 +120,7 @@ name: two_by_two
 preset: tiny32
 dataset: {name: synthetic, resolution: 32, num_images: 64}
 train: {r1_gamma: 0, r1_interval: null}
+eval: {num_fakes: 64, metrics: {disequilibrium: {}}}
 seeds: [0]
 arms:
   gan_r1: {relativistic: {loss: recipe, r2_gamma: 0}}
