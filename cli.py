@@ -257,7 +257,7 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
     from harness import console, disk
     from harness.errors import UserError
     from harness.evaluation import evaluate
-    from harness.report import tables
+    from harness.report import networks, tables
     from harness.training import trained
 
     _use_inception_weights(args)
@@ -278,10 +278,14 @@ def eval(args: argparse.Namespace) -> int:  # noqa: A001 - the verb's name
             conditional=model.trial.conditional, device="cuda" if cuda else "cpu", cache=disk.cache_folder(),
             weights_used=model.weights, workers=args.workers, progress=progress,
         )  # fmt: skip
+    noted = {r: found for r, record in records.items() if (found := networks.shared(model.trial, record["protocol"]))}
+    notes = [networks.note(name, [str(args.model)], network) for name, network in noted.items()]
     rows = [
         (name, tables.number(r["value"]), "" if r["se"] is None else f"{r['se']:.2g}") for name, r in records.items()
     ]
-    console.show_table(f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows)
+    console.show_table(
+        f"{args.model} after {model.nimg} images ({model.weights} G)", ("metric", "value", "se"), rows, notes=notes
+    )
     if args.out:
         disk.write_atomic(args.out, json.dumps(records, indent=1).encode())
     return 0

@@ -6,6 +6,8 @@ A backbone is one module in this package with
     check(options, resolution, num_classes) -> None          ValueError("key: rule") if it can't be made
     build(options, resolution, num_classes, channels=3) -> (Generator, Discriminator)
     MOMENTS                                                  whether G keeps running moments; not said: yes
+    uses(options) -> tuple[str, ...]                         optional: pretrained networks that it trains with, by
+                                                             the names that metrics' records give them
 
 `build` draws the initial weights from torch's global generator, which the caller has
 seeded. `channels` of the images are 1 (grey) or 3. Nothing here knows heatmaps, SEL, Ray or

@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.data import labels as _table
 from harness.data.labels import LABELS, normal
-from harness.errors import UserError, one_line
+from harness.errors import UserError, legible, one_line
 
 EPOCH = 1
 
@@ -28,6 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", *LATER)
 HIDDEN = "hidden file"
 UNFINISHED = (".part", ".part.json")  # what `data prepare` and downloads leave behind when they are stopped
 MAX_FILE_BYTES = 256 * 2**20
+MAX_NOTE = 1000  # characters
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError)
 
 
@@ -88,10 +89,15 @@ def open_files(path: Path, key: str) -> ImageFiles:
     if folders.labels:
         labels, classes = folders.labels, folders.classes
         notes = (*notes, f"labels are the names of {len(classes)} folders: {_table.shown(list(classes))}")
+    count = max(labels.values()) + 1 if labels else 0
+    if classes and len(classes) < count:
+        notes = (*notes, f"not used: classes in {LABELS}; it names {len(classes)} of {count}")
+        classes = ()
+    why = "" if labels else _table.why_none(bool(tables), said, folders.why)
     return ImageFiles(
-        path, names, labels, max(labels.values()) + 1 if labels else 0,
+        path, names, labels, count,
         meta.get("prepared") if isinstance(meta.get("prepared"), dict) else None, identity, read,
-        dict(sorted(skipped.items())), notes, "" if labels else _table.why_none(bool(tables), said, folders.why),
+        dict(sorted(skipped.items())), tuple(legible(note, MAX_NOTE) for note in notes), legible(why, MAX_NOTE),
         classes if labels else (), folders.labels is not None,
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ A dataset is one module in this package with
     has_test(options) -> bool                whether split "test" exists; opens no file
     identity(options) -> str | None          what its files hold, by content; None where they are not here. Downloads
                                              nothing
+    lie_at(options) -> tuple[Path, ...]      optional: the files and folders that `load` reads, and fetches where one is
+                                             missing; without it the options that are paths
     EPOCH                                    raised when the same files and options give other images than before
     PART                                     optional: names of the options by which training sees a part of the
                                              split; `load` then says of what (`part_of`, `held_out` of the ImageSet)

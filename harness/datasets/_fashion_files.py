@@ -6,7 +6,9 @@ not by the file's, which differs between packers.
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -50,20 +52,38 @@ FILES = {
 _HALF = {"train": "train", "test": "t10k"}
 
 
-def identity(path: Path | None) -> str:
+@dataclass(frozen=True)
+class FileOptions:
+    """`path`: the folder of the four files, packed or not; None: Debian's, else data/fashion-mnist."""
+
+    path: Path | None = None
+    resize: Literal["pad2", "bilinear"] = "pad2"
+    expect_full: bool = True  # false: files of the format with any images are accepted
+
+
+def identity(options: FileOptions) -> str | None:
     """Of what the four files hold, packed or not; where there are none, of those that would be downloaded."""
-    files = _found(_folder(path))
+    files = _found(_folder(options.path))
     if len(files) < len(FILES):
-        return "contents:" + _identity.digest(sorted((name, content) for name, (content, _, _) in FILES.items()))
+        published = _identity.digest(sorted((name, content) for name, (content, _, _) in FILES.items()))
+        return f"contents:{published}" if options.expect_full else None
     return _identity.of_contents(files, lambda name: unpacked(files[name], "dataset.path"))
 
 
-def read(path: Path | None, split: Split, expect_full: bool) -> tuple[np.ndarray, np.ndarray, Path]:
-    """Images uint8 [N, 28, 28], labels int64 [N], and the folder. Missing files are downloaded.
+def lie_at(options: FileOptions) -> tuple[Path, ...]:
+    """The four files; where one is not there, the place to which it would be downloaded."""
+    folder = _folder(options.path)
+    found = _found(folder)
+    return tuple(found.get(name, folder / f"{name}.gz") for name in FILES)
 
-    `expect_full`: the content must have the published checksum. Raises UserError.
+
+def read(options: FileOptions, split: Split) -> tuple[np.ndarray, np.ndarray, Path]:
+    """Images uint8 [N, 28, 28], labels int64 [N], and the folder. Raises UserError.
+
+    `expect_full`: the content must have the published checksum, and what is missing is downloaded. Other content is
+    never filled up with the published one.
     """
-    folder = _folder(path)
+    folder, expect_full = _folder(options.path), options.expect_full
     images = parse(_content(folder, f"{_HALF[split]}-images-idx3-ubyte", expect_full), 3, f"dataset.path: {folder}")
     labels = parse(_content(folder, f"{_HALF[split]}-labels-idx1-ubyte", expect_full), 1, f"dataset.path: {folder}")
     place = f"dataset.path: {folder}: {_HALF[split]}"
@@ -103,7 +123,9 @@ def _content(folder: Path, name: str, expect_full: bool) -> bytes:
     content, packed, size = FILES[name]
     if file is None:
         file = folder / f"{name}.gz"
-        remedy = f"install Debian's package dataset-fashion-mnist, or put {name}.gz there"
+        if not expect_full:
+            raise UserError(f"{place}: {name}.gz: does not exist; put it there, or name the folder of all four files")
+        remedy = "apt-get install dataset-fashion-mnist, or set dataset.path to the folder of its four files"
         fetch(f"{URL}/{name}.gz", file, size, packed, f"{place}: {name}.gz", remedy, printed("fashion_mnist"))
     data = unpacked(file, "dataset.path")
     if expect_full and hashlib.sha256(data).hexdigest() != content:

@@ -9,7 +9,7 @@ channel has other initial gains, spectral norms and R1 (docs/data.md).
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from harness.data import part
 from harness.data.imageset import Channels, ImageSet, Split, fingerprint, with_channels
@@ -20,24 +20,23 @@ PART = ("max_images", "fraction")
 
 
 @dataclass(frozen=True)
-class Options:
-    """`path`: the folder of the four files, packed or not; None: Debian's, else data/fashion-mnist."""
-
-    path: Path | None = None
-    resize: Literal["pad2", "bilinear"] = "pad2"
+class Options(_files.FileOptions):
     channels: Channels = 3
     xflip: bool = False
     max_images: Annotated[int, ">= 1"] | None = None  # the first of a split, which is in random order
-    expect_full: bool = True  # false: files of the format with any images are accepted
     fraction: Annotated[float, "> 0, <= 1"] = 1.0  # of the training images, drawn once and for all
 
     def __post_init__(self) -> None:
         part.check(self.max_images, self.fraction)
 
 
-def identity(options: Options) -> str:
+def identity(options: Options) -> str | None:
     """Of what the four files hold, packed or not; where they are not here, of those that `load` would download."""
-    return _files.identity(options.path)
+    return _files.identity(options)
+
+
+def lie_at(options: Options) -> tuple[Path, ...]:
+    return _files.lie_at(options)
 
 
 def has_test(options: Options) -> bool:
@@ -46,7 +45,7 @@ def has_test(options: Options) -> bool:
 
 def load(options: Options, split: Split = "train") -> ImageSet:
     """60,000 training or 10,000 test images [N, channels, 32, 32] in the files' order."""
-    grey, labels, folder = _files.read(options.path, split, options.expect_full)
+    grey, labels, folder = _files.read(options, split)
     count = len(grey)
     grey, labels = grey[: options.max_images], labels[: options.max_images]
     if split == "train" and options.fraction < 1:

@@ -7,7 +7,7 @@ when it is asked for: 128,000 of them take 60 MB.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
@@ -22,20 +22,19 @@ MODES = len(_files.CLASSES) ** 3
 
 
 @dataclass(frozen=True)
-class Options:
-    """`path`: the folder of Fashion-MNIST's four files; None: Debian's, else data/fashion-mnist."""
-
-    path: Path | None = None
+class Options(_files.FileOptions):
     num_images: Annotated[int, ">= 1, <= 10000000"] = 128_000
     num_heldout: Annotated[int, ">= 1, <= 10000000"] = 50_000
     seed: Annotated[int, ">= 0"] = 0
-    resize: Literal["pad2", "bilinear"] = "pad2"
-    expect_full: bool = True  # false: files of the format with any images are accepted
 
 
-def identity(options: Options) -> str:
+def identity(options: Options) -> str | None:
     """That of Fashion-MNIST's files: with them the options decide every image."""
-    return _files.identity(options.path)
+    return _files.identity(options)
+
+
+def lie_at(options: Options) -> tuple[Path, ...]:
+    return _files.lie_at(options)
 
 
 def has_test(options: Options) -> bool:
@@ -44,7 +43,7 @@ def has_test(options: Options) -> bool:
 
 def load(options: Options, split: Split = "train") -> ImageSet:
     """`num_images` triples of training images, or `num_heldout` of the others; class 100 r + 10 g + b."""
-    grey, classes, folder = _files.read(options.path, split, options.expect_full)
+    grey, classes, folder = _files.read(options, split)
     count = options.num_images if split == "train" else options.num_heldout
     triples = draw(len(grey), count, options.seed, split)
     labels = classes[triples] @ np.array([100, 10, 1])

@@ -109,6 +109,20 @@ def paths(dataset: Any) -> dict[str, Path]:
     return {name: value for name, value in values.items() if isinstance(value, Path)}
 
 
+def lie_at(dataset: Any) -> tuple[Path, ...]:
+    """Where its files lie, or would lie once they were fetched."""
+    module = plugins.find("harness.datasets", dataset.name)
+    if hasattr(module, "lie_at"):
+        found: tuple[Path, ...] = module.lie_at(dataset.options)
+        return found
+    return tuple(paths(dataset).values())
+
+
+def is_here(dataset: Any) -> bool:
+    """Whether all of them are on this machine: `load` fetches nothing."""
+    return all(path.exists() for path in lie_at(dataset))
+
+
 def differing(value: Any, default: Any = dataclasses.MISSING) -> Any:
     """Of a dataclass the fields that are not at their defaults, nested ones likewise, as plain data.
 

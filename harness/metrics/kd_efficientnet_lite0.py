@@ -1,46 +1,18 @@
 """KID's kernel distance on EfficientNet-Lite0's 1280 pooled ImageNet features: offline, never called KID."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from harness.evaluation.evidence import Evidence, Heading, Needs, Protocol, Record, Setting
 from harness.evaluation.features import EFFICIENTNET_LITE0
-from harness.metrics._distances import feature_needs, kernel_records
+from harness.metrics._efficientnet import Kernel, KernelOptions
 
 EPOCH = 1
 
 
 @dataclass(frozen=True)
-class Options:
-    """`size`: side to which images are resized; other than 224 it is in the name."""
-
-    protocols: tuple[Protocol, ...] = ()
+class Options(KernelOptions):
     size: Annotated[int, ">= 32"] = 224
-    subsets: Annotated[int, ">= 1"] = 100
-    subset_size: Annotated[int, ">= 2"] = 1000
-    rng_seed: Annotated[int, ">= 0"] = 2020
 
 
-def needs(options: Options, setting: Setting) -> Needs:
-    extractor = replace(EFFICIENTNET_LITE0, size=options.size)
-    what = "metrics.kd_efficientnet_lite0.subset_size"
-    return feature_needs(extractor, options.protocols, setting, options.subset_size, what)
-
-
-def compute(evidence: Evidence, options: Options, setting: Setting) -> dict[str, Record]:
-    size = "" if options.size == EFFICIENTNET_LITE0.size else f"{options.size}px_"
-    return kernel_records(
-        f"kd_efficientnet_lite0_{size}",
-        replace(EFFICIENTNET_LITE0, size=options.size),
-        options.protocols,
-        evidence,
-        setting,
-        subsets=options.subsets,
-        subset_size=options.subset_size,
-        rng_seed=options.rng_seed,
-    )
-
-
-def heading(name: str, protocol: Mapping[str, Any]) -> Heading | None:
-    return Heading(role="distance") if name.startswith("kd_efficientnet_lite0_") else None
+_of = Kernel(EFFICIENTNET_LITE0)
+needs, compute, heading = _of.needs, _of.compute, _of.heading

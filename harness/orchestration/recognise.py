@@ -50,10 +50,11 @@ class _Folder:
 
 @dataclass
 class _Images:
-    """A dataset of the experiment: its identity if its images are here, else None."""
+    """A dataset of the experiment: its identity if its images are here, or are known before they are downloaded; else
+    None."""
 
     dataset: Plugin
-    here: str | None
+    known: str | None
     identity: str = ""
     assumed: bool = False  # that results of the previous format saw these, which their pixels would tell
     settings: dict[str, None] = field(default_factory=dict)
@@ -61,16 +62,20 @@ class _Images:
     @property
     def path(self) -> str:
         """How its place is called in a message."""
-        return str(getattr(self.dataset.options, "path", self.dataset.name))
+        return str(getattr(self.dataset.options, "path", None) or self.dataset.name)
+
+    @cached_property
+    def absent(self) -> bool:
+        return self.known is None or not ids.is_here(self.dataset)
 
     @cached_property
     def pixels(self) -> str | None:
         """`pixels:` and the fingerprint of the training images, loaded once a content; None where they are not here."""
-        if self.here is None or not Path(self.path).exists():
+        if self.absent:
             return None
         module: Any = plugins.find("harness.datasets", self.dataset.name)
         epochs = ids.epochs({"dataset": module})
-        key = ids.digest({"data": self.here, "dataset": ids.dataset_options(self.dataset), "epochs": epochs})
+        key = ids.digest({"data": self.known, "dataset": ids.dataset_options(self.dataset), "epochs": epochs})
         return PIXELS + identities.remembered(
             (f"pixels-{key}", 0.0), lambda: str(module.load(self.dataset.options).without_folders.fingerprint)
         )
@@ -105,7 +110,7 @@ class _Search:
     def found(self) -> Found:
         wanted = self._wanted()
         for key, images in self.images.items():
-            images.identity = images.here or self.noted.get(key) or ""
+            images.identity = images.known or self.noted.get(key) or ""
         self._from_folders(wanted)
         known = {text: replace(t, data=self.images[_key(t.dataset)].identity) for text, (t, _) in wanted.items()}
         self.claimed = {t.id for t in known.values() if (self.trials / t.id).is_dir()}
@@ -117,7 +122,7 @@ class _Search:
             replace(t, cells={place: tuple(known[repr(x)] for x in cell) for place, cell in t.cells.items()})
             for t in self.experiment.tables
         )
-        absent = frozenset(t.id for t in known.values() if self.images[_key(t.dataset)].here is None)
+        absent = frozenset(t.id for t in known.values() if self.images[_key(t.dataset)].absent)
         data = {key: i.identity for key, i in self.images.items() if i.identity}
         return Found(
             replace(self.experiment, tables=tables), tuple(self._notes()), absent, {**self.noted, **data}, self.taken
@@ -132,7 +137,7 @@ class _Search:
                     wanted.setdefault(repr(trial), (trial, setting))
                     key = _key(trial.dataset)
                     if key not in self.images:
-                        self.images[key] = _Images(trial.dataset, _here(trial.dataset))
+                        self.images[key] = _Images(trial.dataset, _known(trial.dataset))
                     self.images[key].settings[setting] = None
         return wanted
 
@@ -185,10 +190,13 @@ class _Search:
 
     def _notes(self) -> Iterator[str]:
         for images in self.images.values():
-            if images.here is None or images.assumed:
-                said = (
-                    "taken for those that results recorded" if images.identity else "and no result says which they were"
-                )
+            if images.absent or images.assumed:
+                if images.known and not images.assumed:
+                    said = "downloaded once a trial needs them"
+                elif images.identity:
+                    said = "taken for those that results recorded"
+                else:
+                    said = "and no result says which they were"
                 yield f"images of setting {', '.join(images.settings)} are not here ({images.path}): {said}"
         for (kind, setting, path), names in self.odd.items():
             if names := [n for n in dict.fromkeys(names) if n not in self.claimed]:
@@ -216,7 +224,7 @@ def _compare(folder: _Folder, trial: Trial, epochs: Mapping[str, int], pixels: s
     return "other" if comparable or folder.epochs != epochs else "likely"
 
 
-def _here(dataset: Plugin) -> str | None:
+def _known(dataset: Plugin) -> str | None:
     try:
         return ids.data_of(dataset)
     except UserError:  # unreadable: whoever needs the images hears of it from `load`
@@ -262,4 +270,4 @@ def _previous(path: Path, result: Mapping[str, Any]) -> Trial | None:
 def paths(experiment: Experiment) -> list[Path]:
     """Where the experiment's images lie."""
     sets = {_key(t.dataset): t.dataset for table in experiment.tables for cell in table.cells.values() for t in cell}
-    return [path for dataset in sets.values() for path in ids.paths(dataset).values()]
+    return [path for dataset in sets.values() for path in ids.lie_at(dataset)]

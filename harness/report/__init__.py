@@ -4,6 +4,7 @@ model.py       what a report is
 collect.py     result.json files into one
 record.py      what may stand in a result.json
 names.py       what a person calls things, and their order
+networks.py    a metric that measures with what an arm was trained with
 statistics.py  intervals, paired tests, verdicts
 tables.py      as text: console, Markdown, CSV
 latex.py       as LaTeX

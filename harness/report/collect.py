@@ -18,7 +18,7 @@ from harness.experiment import files
 from harness.experiment.matrix import Cell as Place
 from harness.experiment.matrix import entries
 from harness.experiment.spec import Experiment, Table, Trial
-from harness.report import names, record, statistics
+from harness.report import names, networks, record, statistics
 from harness.report.model import (
     DIVERGED,
     FAILED,
@@ -261,6 +261,7 @@ def _notes(
                 f"‡ {m.label}: {few}: the covariance lacks rank, which biases a distance; compare it only with one of "
                 "as many images"
             )
+    notes += _same_networks(table, outcomes, metrics)
     if any(c.pairs and c.pairs.lost for m in metrics for c in m.cells.values()):
         notes.append(
             "where a run diverged or failed the others are survivors: their mean stands with its count, and no "
@@ -287,6 +288,21 @@ def _notes(
             f"{min(1.0, 2 / 2 ** max(pairs)):.3g}: read the intervals"
         )
     return notes
+
+
+def _same_networks(
+    table: Table, outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]], metrics: list[MetricTable]
+) -> list[str]:
+    """A line for each metric that measures with a network that arms were trained with."""
+    lines = []
+    for m in metrics:
+        arms: dict[str, dict[str, None]] = {}
+        for (_, arm), group in outcomes.items():
+            for o in group:
+                if m.name in o.scores and (found := networks.shared(o.trial, o.scores[m.name].protocol)):
+                    arms.setdefault(found, {})[table.labels.get(arm, arm)] = None
+        lines += [networks.note(m.label, whose, network) for network, whose in arms.items()]
+    return lines
 
 
 def _told(arm: str, table: Table, outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]]) -> list[str]:

@@ -25,9 +25,11 @@ from harness.store.bucket import FILES, POINTERS, Store, digest
 EVERY_S = 1.0
 TRIES, PAUSE_S = 6, 2.0  # for what must arrive: the end of an attempt; the pause doubles
 RUNNING = (".safetensors", "/attempt")  # what a driver leaves at the URL while trials run: it counts attempts itself
+REFUSED = re.compile("Credential|Authenti|Permission|ParamValidation|InvalidBucket")  # in names of exceptions' types
 T = TypeVar("T")
 
 _url: str | None = None
+_answered = False  # since `use`
 
 
 def url() -> str | None:
@@ -37,8 +39,8 @@ def url() -> str | None:
 
 def use(url: str | None) -> None:
     """Have results at `url`: a worker hears it by the argument of a call, for Ray shows what environments hold."""
-    global _url
-    _url = url
+    global _url, _answered
+    _url, _answered = url, False
 
 
 # ── a worker ─────────────────────────────────────────────────────────────────
@@ -212,14 +214,30 @@ def reach(act: Callable[[], T], failed: str = "gives no answer", tries: int = TR
     try:
         return insist(act, tries)
     except Exception as e:  # whatever a network and fsspec's backends raise
-        raise UserError(f"--results {_url}: {failed} ({type(e).__name__}: {e}); try later, or give another") from None
+        cure = "set the credentials or the name that it asks for" if _refuses(e) else "try later"
+        raise UserError(f"--results {_url}: {failed} ({type(e).__name__}: {e}); {cure}, or give another") from None
 
 
 def insist(act: Callable[[], T], tries: int = TRIES) -> T:
-    """Try until the network is back, for about a minute."""
+    """Try until the network is back, for about a minute; once only where a store that has never answered refuses us:
+    no waiting brings credentials or a bucket's right name."""
+    global _answered
     for nth in range(tries - 1):
         try:
-            return act()
-        except Exception:
+            result = act()
+        except Exception as e:
+            if _refuses(e) and not _answered:
+                raise
             time.sleep(PAUSE_S * 2**nth)
+        else:
+            _answered = True
+            return result
     return act()
+
+
+def _refuses(e: Exception) -> bool:
+    """Whether a backend says that it is the caller who is wrong. Each has types of its own, which are told by name; of
+    a file system, any error does."""
+    if isinstance(e, OSError) and str(_url).startswith("file:"):
+        return True
+    return any(REFUSED.search(kind.__name__) for kind in type(e).__mro__)

@@ -31,7 +31,7 @@ def preflight(
         if trial.eval.weights == "ema" and trial.train.ema_kimg is None:
             raise UserError(f"{place}: eval.weights: 'ema', but train.ema_kimg is off; set one of them")
         key = repr(trial.dataset)
-        if unseen is not None and not _is_here(trial):
+        if unseen is not None and not ids.is_here(trial.dataset):
             if (shape := unseen(trial)) is not None:
                 _fits(trial, shape, place)
             continue
@@ -63,10 +63,6 @@ def preflight(
 def _notes(data: ImageSet) -> list[str]:
     """What its reader notes; the range of the pixels where a reader notes nothing at all."""
     return list(data.about["notes"]) if "notes" in data.about else levels.of_sample(data.images)
-
-
-def _is_here(trial: Trial) -> bool:
-    return all(path.exists() for path in ids.paths(trial.dataset).values())
 
 
 def _fits(trial: Trial, data: ImageSet, place: str) -> None:

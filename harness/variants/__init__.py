@@ -19,6 +19,9 @@ and what it needs of
                                          last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {}, "release": {...}, ...}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    uses(options) -> tuple[str, ...]     pretrained networks that it trains with, named as in metrics' records
+                                         ("efficientnet_lite0", "inception", ...): a report says which metrics
+                                         measure with the same
     EPOCH                                raised when the same options train to other numbers than before
     PROVIDES, REQUIRES                   what it adds to the fakes ("heatmaps"), what it needs there
     CLASHES                              what it refuses: another variant's name, what another provides, or a key of

@@ -206,6 +206,13 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], list[int] | None, list[str], str]] = 
             {"labels": [[n, i % 2] for i, n in enumerate(CATS_DOGS)], "classes": ["x", "y"]}).encode()},
         [0, 1, 0], ["x", "y"], "",
     ),
+    "its table has names of some": (
+        {**CATS_DOGS, "dataset.json": json.dumps(
+            {"labels": [[n, 5 * i] for i, n in enumerate(CATS_DOGS)], "classes": ["x", "y"]}).encode()},
+        [0, 5, 10], [], "",
+    ),
+    "line breaks and colours": (photos("a\nb/0.png", "c\x1b[31m/1.png"), [0, 1], ["a\nb", "c\x1b[31m"], ""),
+    "one outside, with a line break": ({**CATS_DOGS, **photos("y\nz.png")}, None, [], "y z.png is in none"),
 }  # fmt: skip
 
 
@@ -222,6 +229,8 @@ def test_folders_are_classes_where_they_can_be(case: str, tmp_path: Path) -> Non
         assert any(note.startswith("left out: 4 hidden files, 1 .db file, 1 .txt file") for note in loose.notes)
     said = [note for note in loose.notes if note.startswith("labels are the names of")]
     assert bool(said) == loose.by_folder
+    assert all(text.isprintable() for text in (*loose.notes, loose.unlabelled))
+    assert any("it names 2 of 11" in note for note in loose.notes) == (case == "its table has names of some")
 
 
 def test_a_table_elsewhere_is_named_and_never_read_over(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from harness.data.imageset import Split
+from harness.data.imageset import ImageSet, Split
 from harness.datasets import _fashion_files as files
 from harness.datasets import fashion_mnist, stacked_fashion_mnist
 from harness.errors import UserError
@@ -16,40 +17,46 @@ from tests import idx_files
 from tests.golden._golden import Case, cases
 from tests.image_files import one_line
 
-genuine = pytest.mark.skipif(not files.DEBIAN.exists(), reason="needs Debian's package dataset-fashion-mnist")
+genuine = pytest.mark.skipif(
+    not all(p.exists() for p in fashion_mnist.lie_at(fashion_mnist.Options())),
+    reason="needs the package dataset-fashion-mnist",
+)
 HALVES: list[tuple[Split, str]] = [("train", "train"), ("test", "t10k")]
 
 
-@pytest.mark.slow
-@genuine
-@pytest.mark.parametrize("split, half", HALVES)
-@pytest.mark.parametrize("case", cases("fashion_mnist*"))
-def test_the_genuine_files_have_the_recorded_statistics(case: Case, split: Split, half: str) -> None:
-    def out(name: str) -> np.ndarray:
-        return case[f"out/{half}/{name}"].numpy()
+@pytest.fixture(scope="module", params=["train", "test"])
+def whole(request: pytest.FixtureRequest) -> tuple[Split, ImageSet]:
+    return request.param, fashion_mnist.load(fashion_mnist.Options(channels=1), request.param)
 
-    grey, labels, _ = files.read(None, split, expect_full=True)
-    wide = grey.astype(np.int64)
-    assert len(grey) == out("count") == files.COUNT[split]
-    assert wide.sum() == out("pixel_sum") and (wide**2).sum() == out("pixel_square_sum")
-    assert grey.mean() / 255 == pytest.approx(float(out("mean")), abs=1e-12)
-    assert grey.std() / 255 == pytest.approx(float(out("sd")), abs=1e-12)
-    assert np.array_equal(np.bincount(labels), out("label_counts"))
+
+@genuine
+@pytest.mark.parametrize("case", cases("fashion_mnist*"))
+def test_the_genuine_files_have_the_recorded_statistics(case: Case, whole: tuple[Split, ImageSet]) -> None:
+    split, data = whole
+
+    def out(name: str) -> np.ndarray:
+        return case[f"out/{dict(HALVES)[split]}/{name}"].numpy()
+
+    padded, labels = np.asarray(data.images)[:, 0], data.labels
+    grey = padded[:, 2:30, 2:30]
+    assert labels is not None and len(grey) == out("count") == files.COUNT[split]
     assert np.array_equal(grey[:8], out("images")) and np.array_equal(labels[:8], out("labels"))
-    sums = wide.sum((1, 2))
-    by_class = [sums[labels == k].mean() for k in range(10)]
+    assert np.array_equal(np.bincount(labels), out("label_counts"))
+    by_place = padded.sum(0, dtype=np.int64)  # [32, 32]: over all images
+    of_image = padded.reshape(len(padded), -1).sum(1, dtype=np.int64)
+    by_class = np.bincount(labels, of_image) / np.bincount(labels)
     assert np.allclose(by_class, out("mean_of_class_pixel_sums"), rtol=1e-12, atol=0)
 
-    data = fashion_mnist.load(fashion_mnist.Options(), split)
-    padded = np.asarray(data.images)
-    assert (padded == padded[:, :1]).all()
-    one = padded[:, 0].astype(np.int64)
-    assert one.sum() == out("pad32_pixel_sum") == out("pixel_sum")
-    assert one.mean() / 255 == pytest.approx(float(out("pad32_mean")), abs=1e-12)
-    assert padded[:, 0].std() / 255 == pytest.approx(float(out("pad32_sd")), abs=1e-12)
-    index = np.arange(32)
-    assert (one.sum((0, 2)) * index).sum() == out("pad32_row_weighted_sum")
-    assert (one.sum((0, 1)) * index).sum() == out("pad32_column_weighted_sum")
+    total = of_image.sum()
+    squares = sum((some.astype(np.int32) ** 2).sum() for some in np.split(padded, 100))
+    assert (total, squares) == (out("pixel_sum"), out("pixel_square_sum"))
+    for name, count, of_it in (("", grey.size, by_place[2:30, 2:30]), ("pad32_", padded.size, by_place)):
+        mean, deviation = total / count, np.sqrt(squares / count - (total / count) ** 2)
+        assert of_it.sum() == out(f"{name}pixel_sum")
+        assert mean / 255 == pytest.approx(float(out(f"{name}mean")), abs=1e-12)
+        assert deviation / 255 == pytest.approx(float(out(f"{name}sd")), abs=1e-12)
+    assert by_place.sum(1) @ np.arange(32) == out("pad32_row_weighted_sum")
+    assert by_place.sum(0) @ np.arange(32) == out("pad32_column_weighted_sum")
 
 
 @genuine
@@ -74,6 +81,20 @@ def test_what_would_be_downloaded_is_known_before(tmp_path: Path) -> None:
     assert fashion_mnist.identity(fashion_mnist.Options(tmp_path / "none")) == fashion_mnist.identity(
         fashion_mnist.Options()
     )
+
+
+@pytest.mark.parametrize("dataset", [fashion_mnist, stacked_fashion_mnist])
+def test_other_content_is_never_filled_up_with_the_published_one(
+    dataset: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    options = dataset.Options(idx_files.write(tmp_path), expect_full=False)
+    assert all(path.exists() for path in dataset.lie_at(options))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert dataset.identity(options) is None and not all(path.exists() for path in dataset.lie_at(options))
+    with pytest.raises(UserError) as error:
+        dataset.load(options, "test")
+    one_line(error, "dataset.path", "t10k-labels-idx1-ubyte.gz: does not exist; put it there")
 
 
 def test_each_resize_is_data_of_its_own(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import textwrap
+import urllib.error
 from pathlib import Path
 
 import pytest
 
 import cli
-from harness.datasets import cifar10, image_zip
+from harness.datasets import _fashion_files, image_zip
 from harness.evaluation import statistics
 from harness.experiment import files, ids
 from harness.experiment.parse import to_plain
@@ -275,12 +276,37 @@ def test_old_results_that_cannot_tell_their_images_are_taken_when_asked(here, sa
     assert "accept-old" not in (out := say("status")) and "waiting" not in out and set(results(here)) == {"0ld"}
 
 
-def test_an_archive_that_would_be_downloaded_is_known_without(here, say, monkeypatch):
-    monkeypatch.setattr(cifar10, "download", lambda *_: pytest.fail("downloaded"))
-    experiment(here)
-    words = ("sets.yaml", "--set", "dataset={name: cifar10, path: gone/cifar-10-python.tar.gz}")
-    assert "to do" in say("plan", *words) and "waiting" in say("status", *words)
-    say("report", *words, code=2)  # nothing of it was ever begun
+@pytest.mark.parametrize(
+    "name, place, remedy",
+    [
+        ("cifar10", "data/cifar-10-python.tar.gz", "put cifar-10-python.tar.gz (170498071 bytes, from https://"),
+        ("fashion_mnist", "data/fashion-mnist", "apt-get install dataset-fashion-mnist, or set dataset.path to"),
+        ("stacked_fashion_mnist", "data/fashion-mnist", "apt-get install dataset-fashion-mnist, or set dataset.path"),
+    ],
+)
+def test_what_would_be_downloaded_is_known_without_and_never_fetched_unasked(
+    name, place, remedy, here, say, monkeypatch, capsys
+):
+    """Only what needs the images asks the network for them; without one it says in a line what helps."""
+    asked = []
+
+    def no_network(url, **_):
+        asked.append(url)
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr(_fashion_files, "DEBIAN", here / "no package")
+    (here / "sets.yaml").write_text(textwrap.dedent(TINY).replace("image_zip, path: set.zip", name))
+    for verb in ("plan", "status"):
+        assert "downloaded once a trial needs them" in (out := say(verb))
+        assert ("data not here" if verb == "plan" else "waiting") in out
+    say("report", code=2)  # nothing of it was ever begun
+    assert not asked
+    capsys.readouterr()
+    assert cli.main(["matrix", "sets.yaml", "--local"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and f"dataset.path: {place}" in line and remedy in line and "no network here" in line
+    assert len(asked) == 1 and not (here / "data").exists() and not list(here.glob("results/trials/*"))
 
 
 # ── epochs ───────────────────────────────────────────────────────────────────

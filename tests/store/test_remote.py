@@ -368,6 +368,36 @@ def test_a_folder_is_a_folder_and_an_unknown_protocol_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_who_is_refused_at_once_is_told_at_once_and_whom_a_store_knows_waits(monkeypatch):
+    """No waiting brings credentials; but a store that has answered before may refuse for a while (a token renewed)."""
+
+    class NoCredentialsError(Exception):  # as botocore names it
+        pass
+
+    answers: list[type[Exception] | None] = []
+    asked: list[int] = []
+
+    def act() -> str:
+        asked.append(1)
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer("Unable to locate")
+        return "there"
+
+    monkeypatch.setattr(remote, "PAUSE_S", 0.001)
+    remote.use("s3://bucket")
+    try:
+        for refused in (NoCredentialsError, PermissionError):
+            answers[:], asked[:] = [refused, None], []
+            with pytest.raises(UserError, match="--results s3://bucket: .*credentials"):
+                remote.reach(act)
+            assert len(asked) == 1
+        answers[:] = [ConnectionError, None, NoCredentialsError, PermissionError, None]
+        assert remote.reach(act) == remote.reach(act) == "there"
+    finally:
+        remote.use(None)
+
+
 def test_a_matrix_behind_a_url_is_stopped_and_goes_on_elsewhere(short, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(short / "here"))
     url = ["--results", f"file://{short}/store"]

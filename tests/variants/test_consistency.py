@@ -108,6 +108,7 @@ def test_each_kind_has_its_terms(kind: str, parts: set[str]) -> None:
     assert all((stats[f"loss/consistency/{p}"] > 0).all() for p in parts)
 
 
+@pytest.mark.slow
 def test_near_latents_differ_in_nothing_else() -> None:
     """With delta 0 the second images are the first, style noise, mixing and heatmaps among them."""
     for backbone in tiny.BACKBONES:

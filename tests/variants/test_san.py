@@ -55,6 +55,7 @@ def test_the_direction_is_on_the_sphere_whatever_the_length_and_however_it_moves
         moving.step()
 
 
+@pytest.mark.slow
 def test_g_takes_the_gradient_of_the_same_d() -> None:
     """G's loss is unchanged: where D is the same, G's first step is the baseline's."""
     base, own = (
