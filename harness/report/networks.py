@@ -12,9 +12,9 @@ from harness.experiment.spec import Trial
 def uses(trial: Trial) -> dict[str, str]:
     """{pretrained network: who says that it trains with it}, of the trial's backbone and variants."""
     parts = [("backbones", "backbone", trial.backbone), *(("harness.variants", "variant", v) for v in trial.variants)]
-    found = {}
+    found: dict[str, str] = {}
     for shelf, kind, plugin in parts:
-        module = plugins.find(shelf, plugin.name) if plugin.name in plugins.names(shelf) else None
+        module: Any = plugins.find(shelf, plugin.name) if plugin.name in plugins.names(shelf) else None
         if hasattr(module, "uses"):
             found |= dict.fromkeys(module.uses(plugin.options), f"{kind} {plugin.name}")
     return found

@@ -159,9 +159,9 @@ def test_what_it_can_not_count_is_one_line() -> None:
 @pytest.mark.skipif(not _fashion_files.DEBIAN.exists(), reason="needs Debian's package dataset-fashion-mnist")
 def test_planted_samplers_of_held_out_reals(capsys: pytest.CaptureFixture[str]) -> None:
     """Stacks of the 10,000 images that neither the classifier nor its confusion saw, k modes of them."""
-    grey, classes, _ = _fashion_files.read(None, "train", expect_full=True)
+    grey, classes, _ = _fashion_files.read(_fashion_files.FileOptions(), "train")
     judge = classifier.load(classifier.named(_fashion_files.sized(grey, "pad2")[:, 0], classes))
-    unseen, true, _ = _fashion_files.read(None, "test", expect_full=True)
+    unseen, true, _ = _fashion_files.read(_fashion_files.FileOptions(), "test")
     with torch.inference_mode():
         images = torch.from_numpy(_fashion_files.sized(unseen, "pad2"))
         log_p = torch.cat([judge.network(x) for x in images.split(500)]).numpy()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def plugin(shelf: str, name: str, **options: str) -> Plugin:
     return Plugin(name, parse(plugins.find(shelf, name).Options, options, "test"))
 
 
-def table(arms: dict[str, dict[str, object]]) -> Table:
+def table(arms: dict[str, dict[str, Any]]) -> Table:
     made = fake.table(settings={"one": {}}, arms=dict.fromkeys(arms, ()), labels={"projected": "+ Projected"})
     cells = {place: tuple(replace(t, **arms[place[1]]) for t in cell) for place, cell in made.cells.items()}
     return replace(made, cells=cells)
@@ -57,9 +58,9 @@ def test_it_stands_below_the_table_on_the_page_and_in_mlflows_note(own: Path) ->
     projected = {"variants": (plugin("harness.variants", "projected"),)}
     made = table({"baseline": {}, "projected": projected})
     for cell in made.cells.values():
-        for t in cell:
+        for trial in cell:
             distances = {"fd_efficientnet_lite0_5k_full": LITE0, "fd_efficientnet_lite1_5k_full": LITE1}
-            finish(own, t, {name: score(3.0, extractor=used) for name, used in distances.items()})
+            finish(own, trial, {name: score(3.0, extractor=used) for name, used in distances.items()})
     report = collect(fake.experiment(made), own)
     (t,) = report.tables
     (said,) = [note for note in t.notes if FAVOURS in note]
