@@ -95,6 +95,7 @@ def test_penalties_come_every_so_many_steps_and_follow_their_schedule() -> None:
     assert d_term(d, Options(r1_gamma=schedules.Schedule(0.0, 1.0, 1.0, "linear"))) is None
 
 
+@pytest.mark.slow
 def test_in_training_every_step_of_d_has_its_penalties_and_the_loss_is_of_pairs() -> None:
     recipe = {**OFF, "d_steps": 2, "total_kimg": 0.048}
     stats = trained(arm("stylegan2", {"relativistic": {}}, True, **recipe)).stats.stacked()
@@ -120,6 +121,7 @@ name: two_by_two
 preset: tiny32
 dataset: {name: synthetic, resolution: 32, num_images: 64}
 train: {r1_gamma: 0, r1_interval: null}
+eval: {num_fakes: 64, metrics: {disequilibrium: {}}}
 seeds: [0]
 arms:
   gan_r1: {relativistic: {loss: recipe, r2_gamma: 0}}

@@ -1,11 +1,11 @@
 """SAN on both backbones: tests/golden/test_methods_san.py has its equations."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
 
+from backbones import Last
 from harness.method.hooks import ArmHooks
 from harness.training.arm import build, load_data
 from harness.variants.san import Options, San, hooks, scale_and_direction
@@ -42,32 +42,25 @@ def test_the_gan_loss_moves_the_length_and_the_term_the_direction(backbone: str)
 def test_the_direction_is_on_the_sphere_whatever_the_length_and_however_it_moves(length: float) -> None:
     weight = (length * torch.randn(4, 16, generator=torch.Generator().manual_seed(0))).double().requires_grad_()
     moving = torch.optim.SGD([weight], lr=0.1 * length)
-    h, sides = torch.randn(4, 16).double(), ("real", "fake")
+    h, sides = torch.randn(4, 16).double(), cast(Any, ("real", "fake"))
     for _ in range(3):
         scale, omega = scale_and_direction(weight)
         torch.testing.assert_close(omega.norm(dim=1), torch.ones(4).double(), rtol=1e-14, atol=0)
         torch.testing.assert_close(scale * omega, weight, rtol=1e-14, atol=0)
         moving.zero_grad()
         for side in sides:
-            head = hooks(Options(), 32).head(h, _last(weight), None, side)  # type: ignore[arg-type]
-            (head.d.sum() + _of(head.term)).backward()
+            head = hooks(Options(), 32).head(h, Last(weight, weight.new_zeros(1)), None, side)
+            assert head.term is not None
+            (head.d.sum() + head.term).backward()
         moving.step()
 
 
-def _last(weight: Tensor) -> Any:
-    from backbones import Last
-
-    return Last(weight, weight.new_zeros(1))
-
-
-def _of(term: Tensor | None) -> Tensor:
-    assert term is not None
-    return term
-
-
+@pytest.mark.slow
 def test_g_takes_the_gradient_of_the_same_d() -> None:
     """G's loss is unchanged: where D is the same, G's first step is the baseline's."""
-    base, own = (trained(arm("sn_dcgan", v, total_kimg=0.008, d={"lr": 1e-30})) for v in ({}, {"san": {}}))
+    base, own = (
+        trained(arm("sn_dcgan", v, total_kimg=0.008, d={"lr": 1e-30}, g={"eps": 1e-3})) for v in ({}, {"san": {}})
+    )
     moved = {k: v for k, v in base.tensors().items() if k.startswith("g/")}
     for name, value in moved.items():
         torch.testing.assert_close(own.tensors()[name], value, rtol=1e-4, atol=1e-5)
