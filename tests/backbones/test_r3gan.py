@@ -59,7 +59,7 @@ def test_every_block_starts_as_the_identity_and_no_conv_is_dead() -> None:
         block.weight3 -= 1e-3 * block.weight3.grad
     block(x).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
-    assert block.weight1.std() == pytest.approx(math.sqrt(2 / 1.04 / 16) * 8**-0.25, rel=0.1)
+    assert block.weight1.std().item() == pytest.approx(math.sqrt(2 / 1.04 / 16) * 8**-0.25, rel=0.1)
 
 
 @pytest.mark.parametrize(
