@@ -1,5 +1,8 @@
 """The readings of L_align side by side: their measures in closed form, and the three facts on a small trained model."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -106,7 +109,8 @@ def test_the_three_facts_of_a_small_trained_model():
 
 
 def test_the_rule_of_a_reading_is_the_one_that_trains():
-    """What the comparison calls coherent is the profile, option by option."""
-    assert readings.readings((4, 8, 16))[COHERENT] == align.Options(
-        profile="coherent", objective="softplus", rectify="per_channel"
+    """What the comparison calls coherent is the profile, option by option; its bound only weighs."""
+    profile: Any = align.PROFILES["coherent"]
+    assert align.Options(profile="coherent", **profile) == replace(
+        readings.readings((4, 8, 16))[COHERENT], max_ratio=0.1
     )

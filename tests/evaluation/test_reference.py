@@ -59,6 +59,15 @@ def moments(images):
     return Moments.of(network.layers(torch.from_numpy(np.ascontiguousarray(images)))["pooled"])
 
 
+def test_what_was_trained_on_is_not_what_full_compares_with(zipped, score):
+    """The bare bone of the next test, for the fast set."""
+    found = score(zipped, {}, {"split": "trained"})
+    whole = score(replace(zipped, max_images=None), {})
+    full, trained = (found[NAME + tail] for tail in ("full_less_heldout", "trained"))
+    assert full["value"] == whole[NAME + "full_less_heldout"]["value"] != trained["value"]
+    assert (full["protocol"]["num_reals"], trained["protocol"]["num_reals"]) == (COUNT - HOLDOUT, TRAINED)
+
+
 @pytest.mark.slow
 def test_full_is_the_whole_split_and_trained_what_was_trained_on(zipped, score):
     found = score(zipped, *ASKED)
