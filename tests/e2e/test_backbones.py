@@ -37,8 +37,8 @@ def test_each_is_trained_drawn_and_probed_at_its_levels(tmp_path: Path, monkeypa
     assert cli.main(["attention", "both.yaml", "--device", "cpu", "--images", "16"]) == 0
     probed = json.loads(Path("results/both/attention.json").read_text())["trials"]
     for trial in probed:
-        measured = {name.rpartition("/")[2] for name in trial["records"] if name.startswith("robustness/")}
-        assert measured == ({"8", "16"} if "resnet" in trial["name"] else {"4", "8", "16"})
+        probed_at = {name.rpartition("/")[2] for name in trial["records"] if name.startswith("robustness/")}
+        assert probed_at == ({"8", "16"} if "resnet" in trial["name"] else {"4", "8", "16"})
     table = Path("results/both/attention.md").read_text()
     assert table.count("| 16x16 |") == 4 and table.count("| 4x4 |") == 2
 

@@ -91,7 +91,7 @@ def numbers() -> dict[str, list[float]]:
             logits, feats, Fakes(image, image, given.get(name, given["paper"]))
         )
         out[f"{name}/align"] = [
-            float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.drawn))
+            float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.compared))
         ]
         out[f"{name}/align_gradient"] = summary(torch.autograd.grad(total, image)[0])
     return out
