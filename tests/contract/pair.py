@@ -44,17 +44,12 @@ class Pair:
         return cells.verdict(cell, first[0], first[1] + second[1])
 
     def _answer(self, i: int) -> tuple[str | None, list[str], float]:
-        end, worker = self._ends[i], self._workers[i]
-        gone = [w.sentinel for w in self._workers]
-        until = time.monotonic() + 2 * PATIENCE_S
-        while not end.poll():
-            left_s = until - time.monotonic()
-            if left_s <= 0 or not wait([end, *gone], left_s) or (not end.poll() and not self._living()):
-                raise Ended(f"worker {i + 1} of 2 (pid {worker.pid}) gave no answer, exit code {worker.exitcode}")
-        return end.recv()
-
-    def _living(self) -> bool:
-        return all(w.is_alive() for w in self._workers)
+        end = self._ends[i]
+        wait([end, *(worker.sentinel for worker in self._workers)], 2 * PATIENCE_S)
+        if not end.poll():
+            codes = [worker.exitcode for worker in self._workers]
+            raise Ended(f"process {i + 1} of 2 gave no answer; exit codes {codes}")
+        return end.recv()  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -100,8 +95,8 @@ def _first(cell: Cell, way: Any) -> tuple[str | None, list[str]]:
             return refused, []
         trial = cells.trial_of(cell)
         whole, faults = cells.alone(trial)
-        met = True
         way.put(ranks.meet([ranks.LOOPBACK] * 2))
+        met = True
         with ranks.team(2, cells.CPU, _rest, cell, patience_s=PATIENCE_S):
             together = cells.left(cells.trained(trial))
         return None, faults + cells.told("two processes", cells.differing(whole, together))

@@ -18,7 +18,8 @@ from harness.rng import Streams
 from harness.training.state import State
 from harness.variants import ada, diffaugment
 from tests import tiny
-from tests.contract.test_processes import by_both, differing
+from tests.contract.cells import differing
+from tests.contract.test_processes import by_both
 from tests.contract.test_variants import run
 
 DRAWS = Streams(0, "t", 0)
