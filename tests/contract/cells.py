@@ -214,7 +214,7 @@ def beginning(trial: Trial) -> Beginning:
         def __len__(self) -> int:
             return len(look)
 
-    g.backbone.sample_z = sample_z  # type: ignore[assignment]
+    g.backbone.sample_z = sample_z
     object.__setattr__(data, "images", Images())
     train(
         new_state(g, d, trial.train), trial.train, data, hooks,

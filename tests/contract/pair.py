@@ -49,7 +49,7 @@ class Pair:
         if not end.poll():
             codes = [worker.exitcode for worker in self._workers]
             raise Ended(f"process {i + 1} of 2 gave no answer; exit codes {codes}")
-        return end.recv()  # type: ignore[no-any-return]
+        return end.recv()
 
 
 @contextmanager
