@@ -67,7 +67,9 @@ def follow(rank: int, plain: list[dict[str, Any]]) -> Any:
 
 
 def test_two_processes_equal_one_in_each_cell_of_the_fast_set() -> None:
-    trials = [cells.trial_of(cell, total_kimg=0.016, d_steps=1) for cell in FAST]
+    """Two steps of D and G, and of path length; R1, two steps of D and the averaged G: the covering set."""
+    few: dict[str, Any] = {"total_kimg": 0.016, "d_steps": 1, "r1_gamma": 0.0, "r1_interval": None, "ema_kimg": None}
+    trials = [cells.trial_of(cell, **few) for cell in FAST]
     alone = [cells.left(cells.trained(trial)) for trial in trials]
     with ranks.team(2, cells.CPU, follow, [to_plain(trial) for trial in trials]):
         together = [cells.left(cells.trained(trial)) for trial in trials]
