@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple, is_dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -351,7 +351,7 @@ def _say(*said: Any) -> None:
         if isinstance(one, str):
             console.say(one)
         else:
-            title, header, rows, notes, _ = astuple(one) if is_dataclass(one) else one
+            title, header, rows, notes, _ = one if isinstance(one, Sequence) else astuple(one)
             console.show_table(title, header, rows, notes=notes)
 
 
