@@ -6,6 +6,7 @@ A backbone is one module in this package with
     check(options, resolution, num_classes) -> None          ValueError("key: rule") if it can't be made
     build(options, resolution, num_classes, channels=3) -> (Generator, Discriminator)
     MOMENTS                                                  whether G keeps running moments; not said: yes
+    OWN_LEVELS                                               whether D's `levels` are its own; not said: no
     uses(options) -> tuple[str, ...]                         optional: pretrained networks that it trains with, by
                                                              the names that metrics' records give them
 
@@ -146,12 +147,15 @@ class Discriminator(nn.Module):
     layer, as a variant with a `head` (harness.method.hooks) needs it: features h, and a layer that is linear in them.
 
     Attributes: `num_classes`; `resolution`; `taps`, the names of the feature maps that
-    can be returned: the resolution as text ("4", "8", "16", ...).
+    can be returned: the resolution as text ("4", "8", "16", ...); `levels`, the resolutions at which variants act
+    where their options leave that to the backbone, coarsest first, all below the image's: both networks have a
+    map there. A file whose D sets them says OWN_LEVELS (docs/decisions/0007).
     """
 
     num_classes: int
     resolution: int
     taps: tuple[str, ...]
+    levels: tuple[int, ...] = (4, 8, 16)
 
     def forward(
         self, images: Tensor, labels: Tensor | None = None, *, taps: tuple[str, ...] = ()

@@ -11,16 +11,15 @@ discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in 
 """
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 
 from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
+from backbones._spectral import spectral
 
 EPOCH = 1
 EPOCH_HALF = 2  # in half precision (1: power iteration was in half precision too, on a GPU)
@@ -64,23 +63,6 @@ def _init(layer: nn.Module) -> nn.Module:
     nn.init.normal_(layer.weight, 0.0, 0.02)  # type: ignore[arg-type]
     if getattr(layer, "bias", None) is not None:
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-class _Spectral(parametrizations._SpectralNorm):
-    """A weight over its largest singular value, in float32 under autocast too: the power iteration's vectors go on from
-    step to step, and rounding to half precision would stay in them."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        kind = weight.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-            normalised: Tensor = super().forward(weight)
-        return normalised
-
-
-def _spectral(layer: nn.Module) -> nn.Module:
-    """`layer` with spectral norm, its vectors after torch's own 15 iterations."""
-    parametrize.register_parametrization(layer, "weight", _Spectral(cast(Tensor, layer.weight)))
     return layer
 
 
@@ -169,13 +151,13 @@ class SNDCGANDiscriminator(Discriminator):
         self.conv, self.down = nn.ModuleList(), nn.ModuleList()
         for i, c in enumerate(widths):
             before = channels if i == 0 else (widths[i - 1] if options.d_layout == "B" else c)
-            self.conv.append(_spectral(_init(nn.Conv2d(before, c, 3, padding=1))))
+            self.conv.append(spectral(_init(nn.Conv2d(before, c, 3, padding=1))))
             if i < stages:
                 after = c if options.d_layout == "B" else widths[i + 1]
-                self.down.append(_spectral(_init(nn.Conv2d(c, after, 4, stride=2, padding=1))))
-        self.linear = _spectral(_init(nn.Linear(widths[-1] * 16, 1)))
+                self.down.append(spectral(_init(nn.Conv2d(c, after, 4, stride=2, padding=1))))
+        self.linear = spectral(_init(nn.Linear(widths[-1] * 16, 1)))
         if num_classes:
-            self.embed = _spectral(_init(nn.Embedding(num_classes, widths[-1])))
+            self.embed = spectral(_init(nn.Embedding(num_classes, widths[-1])))
         self.taps = tuple(str(resolution >> i) for i in range(stages + 1))
 
     def penultimate(self, images: Tensor, *, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ Places are in heatmap coordinates: [-1, 1] over the image, first downwards, then
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,11 +54,12 @@ def probe(
     """{name: {"value", "se", "num", ...}} for a trained pair; what an arm lacks (a baseline has no heatmaps,
     most data no boxes) is absent.
 
-    `align`: the arm's options of that variant, None for its defaults. `snapshots`: D at earlier
-    times by name, compared with `d` on the same images. Raises Diverged where a value is not finite.
+    `align`: the arm's options of that variant, None for its defaults; measured is at D's own levels where it lacks one
+    of theirs, and against heatmaps where they are drawn. `snapshots`: D at earlier times by name, compared with `d` on
+    the same images. Raises Diverged where a value is not finite.
     """
     module = plugins.find("harness.variants", "align")
-    aligner = module.hooks(align or module.Options(), data.resolution)
+    aligner = module.hooks(ruler(align or module.Options(), d), data.resolution)
     found: dict[str, list[Array]] = {}
     with scoring(g, d, *(snapshots or {}).values()):
         for r in rounds(g, data, count=count, batch_size=batch_size, seed=seed, conditional=conditional, device=device):
@@ -74,6 +76,13 @@ def probe(
             for key, values in ((k, v) for part in parts for k, v in part.items()):
                 found.setdefault(key, []).append(values)
     return _summary({k: np.concatenate(v) for k, v in found.items()})
+
+
+def ruler(align: Any, d: Discriminator) -> Any:
+    """The options of `align` at levels that D has: its own where it lacks one of theirs."""
+    if align.levels is not None and {str(level) for level in align.levels} <= set(d.taps):
+        return align
+    return replace(align, levels=d.levels, level_weights=(1.0,) * len(d.levels))
 
 
 class Round(NamedTuple):
@@ -112,7 +121,7 @@ def maps(d: Discriminator, images: Tensor, labels: Tensor | None, aligner: Any) 
     with torch.enable_grad():
         # The images take part in the graph so that features have gradients whatever D's parameters do.
         logits, feats = d(images.detach().requires_grad_(), labels, taps=aligner.taps)
-        chosen = {level: feats[str(level)] for level in options.levels}
+        chosen = {level: feats[str(level)] for level in options.compared}
         found = attention.gradcam(logits, chosen, objective=options.objective, rectify=options.rectify)
     if not all(m.isfinite().all() for m in found.values()):
         raise Diverged("probe: D's attention is not finite")
@@ -149,6 +158,8 @@ def _agreement(d: Discriminator, images: Tensor, given: Any, labels: Tensor | No
     share of fakes whose map is 0 everywhere, where the alignment loss has no gradient."""
     options, found = aligner.options, {}
     for level, attended in maps(d, images, labels, aligner).items():
+        if level not in given:
+            continue
         target = aligner.target(level, given[level], attended)
         found[f"agreement/l1/{level}"] = (attended - target).abs().mean((1, 2, 3)).double().cpu().numpy()
         found[f"agreement/correlation/{level}"] = correlation(attended, target)

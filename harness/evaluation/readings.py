@@ -5,6 +5,7 @@ paper's text, but for `release`, which is the released code whole. All readings 
 pass of D. Maps are scaled to [0, 1] as L_align compares them.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,8 @@ def compare(
     """
     aligners = {name: align.Alignment(o, data.resolution) for name, o in readings(levels).items()}
     drawn = sampler or heatmaps.HeatmapOptions()
+    if drawn.levels is None or not set(levels) <= set(drawn.levels):
+        drawn = replace(drawn, levels=levels)
     found: dict[str, dict[str, list[Array]]] = {name: {} for name in aligners}
     with scoring(g, d):
         for r in rounds(g, data, count=count, batch_size=batch_size, seed=seed, conditional=conditional, device=device):
@@ -119,7 +122,7 @@ def _look(
 def _maps(aligner: align.Alignment, seen: _Pass, kind: str) -> dict[str, Array]:
     """What the maps of one reading are like, of D and of -D: all that differs is the sign of the channels' weights."""
     o, found = aligner.options, dict[str, Array]()
-    chosen = {level: seen.feats[str(level)] for level in o.levels}
+    chosen = {level: seen.feats[str(level)] for level in o.compared}
     weights = attention.gradcam_weights(seen.logits, chosen, o.objective)
     for level, w in weights.items():
         plus, minus = (

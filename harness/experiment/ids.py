@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import plugins
-from harness.experiment.schema import plain
+from harness.experiment.schema import plain, spelt
 
 # Whose EPOCH stands for training, for scoring, and for scoring averaged networks that keep statistics.
 LOOP, SCORING, STATISTICS = "harness.training.train", "harness.evaluation.evaluate", "harness.evaluation.statistics"
@@ -135,7 +135,7 @@ def differing(value: Any, default: Any = dataclasses.MISSING) -> Any:
         own = getattr(value, f.name)
         usual = getattr(default, f.name) if type(default) is type(value) else usual_value(f)
         if usual is dataclasses.MISSING or own != usual:
-            out[f.name] = differing(own, usual)
+            out[spelt(f)] = differing(own, usual)
     return out
 
 

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.experiment import ids, spec
 from harness.experiment.schema import convert, mapping, parse, plain
 from harness.experiment.spec import Eval, Plugin, Trial
+from harness.experiment.words import shown
 
 TRIAL_KEYS = ("dataset", "backbone", "conditional", "profile", "variants", "train", "eval")
 
@@ -25,12 +26,16 @@ def parse_trial(raw: dict[str, Any], place: str) -> Trial:
             raise UserError(f"{place}: {key}: missing; every trial names its dataset, backbone, train and eval")
     profile = convert(Literal["paper", "release"], raw.pop("profile", "paper"), f"{place}: profile")
     variants = named(raw.pop("variants", {}), f"{place}: variants")
+    backbone = plugin("backbones", raw["backbone"], f"{place}: backbone")
+    own_levels = getattr(plugins.find("backbones", backbone.name), "OWN_LEVELS", False)
     trial = Trial(
         dataset=plugin("harness.datasets", raw["dataset"], f"{place}: dataset"),
-        backbone=plugin("backbones", raw["backbone"], f"{place}: backbone"),
+        backbone=backbone,
         conditional=convert(bool, raw.get("conditional", False), f"{place}: conditional"),
         variants=tuple(
-            plugin("harness.variants", {"profile": profile, **opts, "name": name}, f"{place}: variants.{name}")
+            plugin(
+                "harness.variants", {"profile": profile, **opts, "name": name}, f"{place}: variants.{name}", own_levels
+            )
             for name, opts in variants.items()
         ),
         train=parse(spec.Train, raw["train"], f"{place}: train"),
@@ -38,7 +43,7 @@ def parse_trial(raw: dict[str, Any], place: str) -> Trial:
         seed=convert(Annotated[int, ">= 0"], raw.get("seed", 0), f"{place}: seed"),
         data=convert(str, raw.get("data", ""), f"{place}: data"),
     )
-    _check_variants(trial, place)
+    check_variants(trial, place)
     return trial
 
 
@@ -139,8 +144,9 @@ def named(raw: Any, place: str) -> dict[str, dict[str, Any]]:
     return {name: mapping(opts or {}, f"{place}.{name}") for name, opts in mapping(raw, place).items()}
 
 
-def plugin(package: str, raw: Any, place: str) -> Plugin:
-    """The plugin that `raw` names, with its options: its profile's where it has profiles, `raw`'s laid on them."""
+def plugin(package: str, raw: Any, place: str, own_levels: bool = False) -> Plugin:
+    """The plugin that `raw` names, with its options: its profile's where it has profiles, `raw`'s laid on them.
+    `own_levels`: levels that neither names are those of the backbone, where it would have some by default."""
     raw = dict(mapping(raw, place))
     if not isinstance(raw.get("name"), str):
         raise UserError(f"{place}.name: missing; known: {', '.join(plugins.names(package))}")
@@ -153,12 +159,14 @@ def plugin(package: str, raw: Any, place: str) -> Plugin:
         profiles = module.PROFILES
         chosen = convert(Literal[tuple(profiles)], raw.get("profile", "paper"), f"{place}.profile")
         raw = merge(copy.deepcopy(profiles[chosen]), raw, place)
+    if own_levels:
+        raw = merge(copy.deepcopy(getattr(module, "LEVELS", {})), raw, place)
     return Plugin(name, parse(module.Options, raw, place))
 
 
-def _check_variants(trial: Trial, place: str) -> None:
+def check_variants(trial: Trial, place: str) -> None:
     """Each variant's `REQUIRES` must be among what the others `PROVIDE`, one provider is enough, nobody meets what it
-    `CLASHES` with; and each file's own `check` has its say."""
+    `CLASHES` with; and each file's own `check` has its say. Else UserError."""
     modules = {v.name: plugins.find("harness.variants", v.name) for v in trial.variants}
     provided = [what for name in modules for what in _provides(name)]
     for name, module in modules.items():
@@ -184,12 +192,14 @@ def _check_clash(trial: Trial, place: str, refused: str, others: dict[str, Any])
     """`refused`: another variant, what one provides, or a key of the trial, like train.r1_gamma, that must be off."""
     if "." in refused:
         value: Any = trial
+        usual: Any = None
         for part in refused.split("."):
             if not hasattr(value, part):
                 raise UserError(f"{place}: CLASHES: {refused!r}: no such key of a trial; mend the variant's file")
-            value = getattr(value, part)
+            value, usual = getattr(value, part), getattr(type(value), part, ...)
         if value not in (None, 0, "none", "off"):
-            raise UserError(f"{place}: refuses {refused}, here {value}; set it to 0 or null, in this arm by `set:`")
+            off = shown(usual) if usual in (None, 0, "none", "off") else "0 or null"  # its default, where that is off
+            raise UserError(f"{place}: refuses {refused}, here {value}; set it to {off}, in this arm by `set:`")
     for other in others:
         if other == refused or refused in _provides(other):
             raise UserError(f"{place}: can't be in one arm with {other}; keep one of them")

@@ -2,7 +2,8 @@
 
 The fields of a dataclass are the schema. A bound is part of the type and reads as one:
 `width: Annotated[float, "> 0"] = 1.0`. Rules across fields are a ValueError raised in
-`__post_init__`. Every complaint is one line: place, value found, rule, remedy.
+`__post_init__`. Every complaint is one line: place, value found, rule, remedy. A key that is a word of Python's is a
+field with an underscore behind it (PEP 8): `from_` is written `from`.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.experiment.words import Word, shown
+from harness.method.schedules import Schedule
 from harness.plugins import hint
 
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -28,7 +30,7 @@ def parse(cls: Any, raw: object, place: str) -> Any:
     if not isinstance(raw, dict):
         raise UserError(f"{place}: {shown(raw)}: must be a mapping of options")
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {spelt(f): f for f in dataclasses.fields(cls)}
     for key in raw:
         if key not in fields:
             name = key if isinstance(key, str) else shown(key)
@@ -36,9 +38,9 @@ def parse(cls: Any, raw: object, place: str) -> Any:
     values = {}
     for name, field in fields.items():
         if name in raw:
-            values[name] = convert(hints[name], raw[name], f"{place}.{name}")
+            values[field.name] = convert(hints[field.name], raw[name], f"{place}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{place}.{name}: missing; give {_words(hints[name])}")
+            raise UserError(f"{place}.{name}: missing; give {_words(hints[field.name])}")
     try:
         return cls(**values)
     except ValueError as e:
@@ -63,6 +65,8 @@ def convert(hint_: Any, value: object, place: str) -> Any:
         if value is None and type(None) in args:
             return None
         rest = [a for a in args if a is not type(None)]
+        if isinstance(value, dict):  # meant for what is written as one; else the last choice has the word
+            rest = [a for a in rest if _is_mapping(a)] or rest
         for i, arg in enumerate(rest):
             try:
                 return convert(arg, value, place)
@@ -83,6 +87,18 @@ def convert(hint_: Any, value: object, place: str) -> Any:
     if dataclasses.is_dataclass(hint_):
         return parse(hint_, value, place)
     return _scalar(hint_, value, place)
+
+
+def spelt(field: "dataclasses.Field[Any]") -> str:
+    """A field's name as files write it."""
+    return field.name.removesuffix("_")
+
+
+def _is_mapping(kind: Any) -> bool:
+    kind = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return any(map(_is_mapping, typing.get_args(kind)))
+    return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
 
 
 def _scalar(kind: Any, value: object, place: str) -> Any:
@@ -143,6 +159,11 @@ def home(text: str, place: str) -> Path:
 
 def _bounded(value: Any, bounds: tuple[str, ...], place: str, raw: object) -> Any:
     """`value` within its bounds; `raw` is what stands in the file for it."""
+    if isinstance(value, Schedule):
+        assert isinstance(raw, dict)
+        _bounded(value.from_, bounds, f"{place}.from", raw["from"])
+        _bounded(value.to, bounds, f"{place}.to", raw["to"])
+        return value
     written = raw if isinstance(value, tuple) and isinstance(raw, list | tuple) else [raw]
     for bound in bounds:
         for rule in bound.split(","):
@@ -162,7 +183,7 @@ def _words(kind: Any) -> str:
 def plain(value: Any) -> Any:
     """A parsed value back as what YAML and JSON can hold: the inverse of `convert`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {spelt(f): plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

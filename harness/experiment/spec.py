@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from harness.experiment import ids
+from harness.method.schedules import Schedule, Scheduled
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's options; `lr` per image batch, as the recipes print it."""
+    """Adam's options; `lr` per image batch, as the recipes print it. It and the second beta may move."""
 
-    lr: Annotated[float, "> 0"] = 2e-4
-    betas: tuple[Annotated[float, ">= 0, < 1"], Annotated[float, ">= 0, < 1"]] = (0.5, 0.999)
+    lr: Annotated[Schedule, ">= 0"] | Annotated[float, "> 0"] = 2e-4
+    betas: tuple[Annotated[float, ">= 0, < 1"], Annotated[Scheduled, ">= 0, < 1"]] = (0.5, 0.999)
     eps: Annotated[float, "> 0"] = 1e-8
 
 
@@ -29,14 +30,14 @@ class Train:
     g: Adam = field(default_factory=Adam)
     d: Adam = field(default_factory=Adam)
     lr_decay: Literal["none", "linear"] = "none"  # linear: to 0 at total_kimg
-    r1_gamma: Annotated[float, ">= 0"] = 0.0
+    r1_gamma: Annotated[Scheduled, ">= 0"] = 0.0
     r1_interval: Annotated[int, ">= 1"] | None = None  # lazy R1; also sets Adam's lazy correction
     pl_weight: Annotated[float, ">= 0"] = 0.0
     pl_interval: Annotated[int, ">= 1"] | None = None  # lazy path length; also sets Adam's correction
     pl_decay: Annotated[float, "> 0, <= 1"] = 0.01
     pl_batch_shrink: Annotated[int, ">= 1"] = 2
     style_mixing: Annotated[float, ">= 0, <= 1"] = 0.0
-    ema_kimg: Annotated[float, "> 0"] | None = None  # half-life; None: no EMA
+    ema_kimg: Annotated[Schedule, ">= 0"] | Annotated[float, "> 0"] | None = None  # half-life; None: no EMA
     ema_rampup: Annotated[float, "> 0"] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast of G and D; R1, path length, GradCAM: fp32
     tf32: bool = False
@@ -46,6 +47,9 @@ class Train:
     def __post_init__(self) -> None:
         if self.batch_gpu is not None and self.batch_size % self.batch_gpu:
             raise ValueError(f"batch_gpu: {self.batch_gpu}: must divide batch_size {self.batch_size}")
+        for name, adam in (("g", self.g), ("d", self.d)):
+            if self.lr_decay != "none" and isinstance(adam.lr, Schedule):
+                raise ValueError(f"lr_decay: {self.lr_decay}: {name}.lr moves by itself, {adam.lr}; keep one of them")
         if self.r1_gamma and self.r1_interval is None:
             raise ValueError("r1_interval: missing; R1 needs its interval in steps (1: every step, 16: lazy)")
         if self.pl_weight and self.pl_interval is None:

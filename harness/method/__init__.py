@@ -6,4 +6,6 @@ heatmaps.py   random multi-level heatmaps
 attention.py  GradCAM and L_align
 gradients.py  how strong a term is beside the GAN loss, and a weight that bounds it
 losses.py     GAN losses and regularisers
+augment.py    differentiable image transforms: what DiffAugment and ADA are made of
+schedules.py  numbers that move while a trial trains
 """

@@ -21,12 +21,18 @@ Resize = Literal["corners", "centers"]
 """Bilinear resizing that keeps corner pixels in place, or pixel areas."""
 
 
+def ascending(levels: tuple[int, ...]) -> None:
+    """Raise ValueError where levels are none, or not coarsest first."""
+    if not levels or list(levels) != sorted(set(levels)):
+        raise ValueError(f"levels: {list(levels)}: must ascend, coarsest first, like [4, 8, 16]")
+
+
 @dataclass(frozen=True)
 class HeatmapOptions:
     """How heatmaps are drawn. Lists hold one entry per level; entries beyond `levels` are unused."""
 
     sampler: Literal["hierarchical", "non_hierarchical", "gaussian_noise", "constant"] = "hierarchical"
-    levels: tuple[Annotated[int, ">= 2, <= 4096"], ...] = (4, 8, 16)  # feature resolutions, coarsest first
+    levels: tuple[Annotated[int, ">= 2, <= 4096"], ...] | None = (4, 8, 16)  # coarsest first; None: the backbone's own
     counts: tuple[Annotated[int, ">= 1, <= 4096"], ...] = (1, 2, 4)  # centres
     center_std: Annotated[float, "> 0"] = 2 / 3  # of level 0: a third of the side
     off_image: Literal["redraw", "clamp", "keep"] = "redraw"  # level-0 centres beyond `center_limit`
@@ -45,14 +51,20 @@ class HeatmapOptions:
     render: Literal["feature", "image"] = "feature"  # each level at its own resolution, or all at the image's
 
     def __post_init__(self) -> None:
-        if not self.levels or list(self.levels) != sorted(set(self.levels)):
-            raise ValueError(f"levels: {list(self.levels)}: must ascend, coarsest first, like [4, 8, 16]")
-        for name in ("counts", "offset_scales", "spreads"):
-            if len(getattr(self, name)) < len(self.levels):
-                raise ValueError(f"{name}: {list(getattr(self, name))}: must have an entry for each level")
+        if self.levels is not None:
+            ascending(self.levels)
+            for name in ("counts", "offset_scales", "spreads"):
+                if len(getattr(self, name)) < len(self.levels):
+                    raise ValueError(f"{name}: {list(getattr(self, name))}: must have an entry for each level")
         for low, high in self.spreads:
             if low > high:
                 raise ValueError(f"spreads: {[low, high]}: must be [low, high]")
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """`levels` of options that leave none to the backbone any more (`harness.training.arm.settled`)."""
+        assert self.levels is not None
+        return self.levels
 
 
 RELEASE: dict[str, Any] = {
@@ -96,7 +108,7 @@ def draw(options: HeatmapOptions, n: int, rng: torch.Generator) -> dict[int, Uni
         return torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
 
     units = {}
-    for i, (level, count) in enumerate(zip(options.levels, options.counts, strict=False)):
+    for i, (level, count) in enumerate(zip(options.drawn, options.counts, strict=False)):
         anchor = (uniform if options.off_image == "redraw" else normal)(n, 2)
         offsets = (uniform if options.offsets == "uniform" else normal)(n, count, 2)
         spread = uniform(1, 1) if i == 0 and options.shared_spread else uniform(n, count)
@@ -112,8 +124,8 @@ def regions(options: HeatmapOptions, units: dict[int, Units]) -> Regions:
     their dependence is gone.
     """
     centers, spreads = {}, {}
-    common = _anchor(options, units[options.levels[0]].anchor)
-    for i, level in enumerate(options.levels):
+    common = _anchor(options, units[options.drawn[0]].anchor)
+    for i, level in enumerate(options.drawn):
         unit = units[level]
         anchor = common if options.sampler == "hierarchical" else _anchor(options, unit.anchor)
         offsets = 2 * unit.offsets - 1 if options.offsets == "uniform" else unit.offsets
@@ -179,7 +191,7 @@ def side(options: HeatmapOptions, level: int, resolution: int) -> int:
 def channels(options: HeatmapOptions) -> dict[int, int]:
     """Channels of the heatmap of each level: its regions; 1 for the samplers without regions."""
     regional = options.sampler in ("hierarchical", "non_hierarchical")
-    return {k: n if regional else 1 for k, n in zip(options.levels, options.counts, strict=False)}
+    return {k: n if regional else 1 for k, n in zip(options.drawn, options.counts, strict=False)}
 
 
 def sample(options: HeatmapOptions, n: int, resolution: int, rng: torch.Generator) -> Heatmaps:
@@ -188,7 +200,7 @@ def sample(options: HeatmapOptions, n: int, resolution: int, rng: torch.Generato
     `gaussian_noise`: independent N(0, 1) pixels (Table 3). `constant`: 1, the height of a peak,
     everywhere; no place is told from another, and what is left of SEL is its capacity.
     """
-    shapes = {k: (n, 1, s, s) for k in options.levels for s in [side(options, k, resolution)]}
+    shapes = {k: (n, 1, s, s) for k in options.drawn for s in [side(options, k, resolution)]}
     if options.sampler == "gaussian_noise":
         return {
             k: torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) for k, shape in shapes.items()

@@ -49,6 +49,11 @@ class Head(NamedTuple):
     term: Tensor | None
 
 
+See = Callable[[Tensor, Kind], Tensor]
+"""Other images as D would have seen them in the place of the step's own of that kind: every variant's `see`, with the
+same draws."""
+
+
 class DStep(NamedTuple):
     """One microbatch of a step of D. `reals` and `fakes` are as before any `see`, the logits as after it."""
 
@@ -63,6 +68,8 @@ class DStep(NamedTuple):
     sample: Sample
     draws: Streams  # the variant's own
     nimg: int  # real images shown to D before this step
+    see: See
+    number: int  # steps of D before this one
 
 
 class GStep(NamedTuple):
@@ -105,6 +112,7 @@ class Hooks:
     taps: tuple[str, ...] = ()  # features of D that `g_term` reads
     adversarial: Adversarial | None = None  # in the place of `train.loss`; at most one variant of an arm has it
     at_images: bool = False  # `d_term` differentiates logits by `reals` or `fakes.images`, as R1 and R2 do
+    each_alone: bool = False  # needs a D whose logit is of its image alone: one with batch norm is refused
 
     def memory(self) -> Memory:
         """What is remembered before the first step."""

@@ -31,9 +31,10 @@ ADVERSARIAL = {
 def r1_penalty(images: Tensor, logits: Tensor) -> Tensor:
     """|d D(x) / d x|^2 of each sample [N] (Mescheder et al. 2018, eq. 9, without gamma / 2).
 
-    `images` [N, C, R, R] must require grad and `logits` [N] come from them in float32.
+    `images` [N, C, R, R] must require grad and `logits` [N] come from them in float32; of logits that ignore them it
+    is 0.
     """
-    (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True, materialize_grads=True)
     return grad.square().sum((1, 2, 3))
 
 

@@ -20,7 +20,7 @@ from harness.pictures import of_model as pictures
 from harness.rng import stream
 from harness.training.model import Trained
 
-LEVEL = 8  # the resolution of the attention that is shown over noise and over time
+LEVEL = 8  # of the maps that are shown over noise and over time: this resolution, or the nearest that there is
 SNAPSHOTS = 5  # rows of the picture over time
 
 
@@ -64,21 +64,26 @@ def trained(trial: Trial, g: SpatialGenerator, d: Discriminator, data: ImageSet,
     return Trained(trial, copy.deepcopy(g).cpu().eval(), copy.deepcopy(d).cpu().eval(), weights, data, None, nimg)
 
 
+def level_of(model: Trained) -> int:
+    """The resolution of the attention that is shown over noise and over time."""
+    return min(pictures.levels_of(model), key=lambda level: (abs(level - LEVEL), level))
+
+
 def robustness(model: Trained, out: Path) -> Path:
     """Figure 7: D's attention on reals under ever more Gaussian noise."""
     images, labels = pictures.reals(model, pictures.COLUMNS)
     noise = torch.randn(images.shape, generator=stream(model.trial.seed, "gallery/noise"))
-    rows, clean = [], None
+    rows, clean, level = [], None, level_of(model)
     for amplitude in (0.0, *AMPLITUDES):
         noisy = images.detach() + amplitude * noise
-        seen = pictures.gradcam(model, noisy, labels)[LEVEL]
+        seen = pictures.gradcam(model, noisy, labels)[level]
         clean = seen if clean is None else clean
         like = correlation(clean, seen)
         agree = f"\ncorrelation {np.nanmean(like):.2f}" if amplitude and not np.isnan(like).all() else ""
         overlay = figures.overlay(pictures.shown(noisy), seen[:, 0].numpy())
         rows.append((f"noise {amplitude:g}{agree}", overlay))
     note = (
-        f"D's attention at {LEVEL}x{LEVEL} on real images in [-1, 1] plus Gaussian noise of that standard deviation; "
+        f"D's attention at {level}x{level} on real images in [-1, 1] plus Gaussian noise of that standard deviation; "
     )
     note += "correlation with the map of the clean image, mean over the row."
     title = f"Attention under noise: {pictures.describe(model)}"
@@ -89,7 +94,7 @@ def note_attention(model: Trained, folder: Path) -> None:
     """Keep D's attention on always the same reals, for `consistency`: one row of images, attention/<nimg>.png."""
     with _forgiving(folder / "figures", "attention"):
         images, labels = pictures.reals(model, pictures.COLUMNS)
-        seen = pictures.gradcam(model, images, labels)[LEVEL]
+        seen = pictures.gradcam(model, images, labels)[level_of(model)]
         row = figures.overlay(pictures.shown(images), seen[:, 0].numpy())
         figures.save(figures.tile(row, columns=len(row), gap=0), folder / "attention" / f"{model.nimg:09d}.png")
 
@@ -106,5 +111,6 @@ def consistency(model: Trained, kept: Path, out: Path) -> Path | None:
         sheet = np.asarray(Image.open(path).convert("RGB"))
         side = sheet.shape[0]
         rows.append((f"{int(path.stem) / 1000:g} kimg", sheet.reshape(side, -1, side, 3).transpose(1, 3, 0, 2)))
-    note = f"D's attention at {LEVEL}x{LEVEL} on the same real images while it was trained."
+    level = level_of(model)
+    note = f"D's attention at {level}x{level} on the same real images while it was trained."
     return pictures.write(out / "consistency.png", f"Attention over training: {pictures.describe(model)}", rows, note)

@@ -22,6 +22,7 @@ from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
 from harness.pictures import figures
 from harness.pictures.figures import Pixels
 from harness.rng import Streams, stream
+from harness.training.arm import settled
 from harness.training.model import Trained
 
 SIDE = 96  # pixels of a shown image; larger images stay as they are
@@ -65,7 +66,7 @@ def drawn(options: HeatmapOptions, resolution: int, seed: int) -> list[Row]:
     else:
         maps = heatmaps.render(options, regions, resolution)
     rows = []
-    for i, level in enumerate(options.levels):
+    for i, level in enumerate(options.drawn):
         total = maps[level].sum(dim=1).numpy()
         size, low, high = total.shape[-1], min(0.0, float(total.min())), float(total.max())
         tiles = coloured((total - low) / (high - low))
@@ -144,7 +145,7 @@ def moves(model: Trained, options: HeatmapOptions, out: Path) -> Path:
 def finer_moves(model: Trained, options: HeatmapOptions, out: Path) -> Path:
     """Figure 5, (d): only the centres of level 1, or of level 2, move."""
     rows = []
-    for i, level in list(enumerate(options.levels))[1:]:
+    for i, level in list(enumerate(options.drawn))[1:]:
         rows += moved(
             model, options, torch.tensor([0.0, 1.0]), level, f"level {i} ({level}x{level})\nmoved right\nby", 3
         )
@@ -157,7 +158,7 @@ def finer_moves(model: Trained, options: HeatmapOptions, out: Path) -> Path:
 
 def exchange(model: Trained, options: HeatmapOptions, out: Path) -> Path:
     """Figure 6: a row shares its heatmap, a column its latent."""
-    levels, given = options.levels[:2], 5
+    levels, given = options.drawn[:2], 5
     latents = COLUMNS - len(levels)
     z, labels = latent(model, latents)
     regions = heatmaps.sample_regions(options, given, stream(model.trial.seed, "pictures/exchange"))
@@ -185,8 +186,8 @@ def moved(
     levels of it, or `level` alone. The rings follow what moves."""
     z, labels = latent(model, latents)
     start = heatmaps.sample_regions(options, latents, stream(model.trial.seed, "pictures/moves"))
-    middle = heatmaps.shift(start, -start.centers[options.levels[0]][:, 0])
-    marked = options.levels[0] if level is None else level
+    middle = heatmaps.shift(start, -start.centers[options.drawn[0]][:, 0])
+    marked = options.drawn[0] if level is None else level
     images, centres = [], []
     for step in STEPS:
         now: Regions = heatmaps.shift(middle, step * direction, None if level is None else [level])
@@ -228,13 +229,20 @@ def reals(model: Trained, n: int) -> tuple[Tensor, Tensor | None]:
 
 def heatmap_options(model: Trained) -> HeatmapOptions | None:
     """How the model's heatmaps are drawn; None for a baseline."""
-    return next((v.options.heatmaps for v in model.trial.variants if hasattr(v.options, "heatmaps")), None)
+    variants = settled(model.trial, model.d).variants
+    return next((v.options.heatmaps for v in variants if hasattr(v.options, "heatmaps")), None)
+
+
+def levels_of(model: Trained) -> tuple[int, ...]:
+    """At which the trial aligns D's attention; D's own where it does not."""
+    align = settled(model.trial, model.d).variant("align")
+    return align.compared if align else model.d.levels
 
 
 def gradcam(model: Trained, images: Tensor, labels: Tensor | None) -> dict[int, Tensor]:
-    """D's attention {level: [N, 1, h, h]} in [0, 1], as the trial aligns it (the paper's where it does not)."""
-    align = model.trial.variant("align")
-    levels = align.levels if align else (4, 8, 16)
+    """D's attention {level: [N, 1, h, h]} in [0, 1], as the trial aligns it (the paper's, at D's own levels,
+    where it does not)."""
+    align, levels = model.trial.variant("align"), levels_of(model)
     with torch.enable_grad():
         logits, feats = model.d(images.requires_grad_(True), labels, taps=tuple(str(k) for k in levels))
         how: dict[str, Any] = {"objective": align.objective, "rectify": align.rectify} if align else {}

@@ -43,9 +43,17 @@ def side_by_side(rows: Sequence[pictures.Row], path: Path) -> Path:
     return pictures.write(path, "Where each D looks on the same real images", rows, NOTE)
 
 
-def robustness(measured: Measured, levels: Sequence[int], path: Path) -> Path:
+def levels(records: Mapping[str, Any]) -> list[int]:
+    """Those at which D's attention was measured, coarsest first."""
+    return sorted({int(name.rpartition("/")[2]) for name in records if name.startswith("robustness/")})
+
+
+def robustness(measured: Measured, path: Path) -> Path:
     """Similarity of D's maps on noisy reals to those on clean ones, with standard errors; a panel per level."""
-    panels = {f"{level}x{level}": [_robustness(label, found, level) for label, found in measured] for level in levels}
+    panels = {
+        f"{level}x{level}": [_robustness(label, found, level) for label, found in measured if level in levels(found)]
+        for level in sorted({level for _, found in measured for level in levels(found)})
+    }
     return figures.curves(panels, path, "std of the noise (images span 2)", "correlation with the clean map")
 
 

@@ -10,6 +10,7 @@ from harness.method.heatmaps import HeatmapOptions
 from harness.method.hooks import ArmHooks, per_logit
 from harness.method.losses import ADVERSARIAL
 from harness.report.tables import Grid
+from harness.training.arm import settled
 from harness.training.model import Trained
 
 Found = Mapping[str, Mapping[str, Any]]
@@ -27,7 +28,7 @@ def of_model(
     model: Trained, sampler: HeatmapOptions | None, levels: tuple[int, ...], *, count: int, device: str
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """`harness.evaluation.readings.compare` of one model, with the GAN loss that it was trained with."""
-    trial = model.trial
+    trial = settled(model.trial, model.d)
     shelf = {v.name: (plugins.find("harness.variants", v.name), v.options) for v in trial.variants}
     hooks = ArmHooks(
         {name: m.hooks(options, model.data.resolution) for name, (m, options) in shelf.items() if hasattr(m, "hooks")}
@@ -39,16 +40,21 @@ def of_model(
     )  # fmt: skip
 
 
-def grid(measured: Sequence[tuple[str, Found]], levels: Sequence[int]) -> Grid:
+def _levels(records: Mapping[str, Any]) -> list[int]:
+    """Those at which a reading was measured, coarsest first."""
+    return sorted(int(name.rpartition("/")[2]) for name in records if name.startswith("empty/fakes/"))
+
+
+def grid(measured: Sequence[tuple[str, Found]]) -> Grid:
     """A row per model and reading."""
-    at = "/".join(map(str, levels))
+    at = " or ".join(dict.fromkeys("/".join(map(str, _levels(r))) for _, found in measured for r in found.values()))
     header = ("Arm", "reading", f"signs, reals {at}", f"signs, fakes {at}", f"empty {at}", f"peaks {at}",
               "ratio", "batch", "cosine")  # fmt: skip
     rows = []
     for label, found in measured:
         for i, (name, r) in enumerate(found.items()):
             by_level = [
-                " ".join(_number(r[f"{key}/{level}"], digits) for level in levels)
+                " ".join(_number(r[f"{key}/{level}"], digits) for level in _levels(r))
                 for key, digits in (("signs/reals", 2), ("signs/fakes", 2), ("empty/fakes", 2), ("peaks/fakes", 1))
             ]
             rows.append(

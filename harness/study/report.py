@@ -97,7 +97,9 @@ def make(
         model = trained.load(results / "trials" / entry.id, device)
         probed.append(probe(entry, label(experiment, entry), model, results, ruler, count, device))
         if every_reading:
-            found = readings.of_model(model, _sampler(todo), ruler.levels, count=count, device=device)
+            found = readings.of_model(
+                model, _sampler(todo), probes.ruler(ruler, model.d).compared, count=count, device=device
+            )
             probed[-1] = replace(probed[-1], readings=found)
         model.g.to("cpu"), model.d.to("cpu")  # where pictures are drawn
         paths += attention_figures.of_model(model, drawn / entry.name.replace("/", "-"))
@@ -106,7 +108,7 @@ def make(
     for i, rows in enumerate(shown.values()):
         paths.append(attention_figures.side_by_side(rows, drawn / ("real.png" if not i else f"real_{i + 1}.png")))
     measured = [(p.label, p.records) for p in probed]
-    paths.append(attention_figures.robustness(measured, ruler.levels, drawn / "robustness.png"))
+    paths.append(attention_figures.robustness(measured, drawn / "robustness.png"))
     paths += attention_figures.control(measured, drawn / "control.png")
     left_out = {e.name: states[e.id] for e in todo if e not in ready}
     made = AttentionReport(experiment, ruler, tuple(probed), left_out, tuple(paths), folder)
@@ -157,7 +159,7 @@ def grid(report: AttentionReport) -> Grid:
     for p in report.probed:
         slope = p.records.get("control/slope")
         control = (number(slope), number(slope and {"value": slope["r_squared"], "se": slope["r_squared_se"]}))
-        for i, level in enumerate(report.ruler.levels):
+        for i, level in enumerate(attention_figures.levels(p.records)):
             at = [p.records.get(key.format(level)) for _, key in BY_LEVEL]
             flat = max(r["num_flat"] / (r["num"] + r["num_flat"]) for r in at if r)
             head, tail = ("", ("", "")) if i else (p.label, control)
@@ -218,7 +220,7 @@ def as_markdown(report: AttentionReport) -> str:
 def readings_grid(report: AttentionReport) -> Grid | None:
     """The readings of the method on every model; None where they were not asked for."""
     measured = [(p.label, p.readings) for p in report.probed if p.readings]
-    return readings.grid(measured, report.ruler.levels) if measured else None
+    return readings.grid(measured) if measured else None
 
 
 def as_plain(report: AttentionReport) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from harness.experiment.spec import Adam, Train
 from harness.method import losses
 from harness.method.generator import SpatialGenerator
 from harness.method.hooks import Memory
+from harness.method.schedules import at
 from harness.store.checkpoint import pack_optimizer, unpack_optimizer
 from harness.training.ranks import interleaved
 
@@ -142,5 +144,10 @@ def new_state(g: SpatialGenerator, d: Discriminator, t: Train) -> State:
 
 
 def _adam(module: nn.Module, o: Adam, interval: int | None) -> torch.optim.Adam:
-    lr, betas = losses.lazy_adam(o.lr, o.betas, interval)
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=o.eps, fused=True)
+    return torch.optim.Adam(module.parameters(), eps=o.eps, fused=True, **paced(o, interval, 0))
+
+
+def paced(o: Adam, interval: int | None, nimg: int, left: float = 1.0) -> dict[str, Any]:
+    """Adam's `lr` and `betas` in the step that begins after `nimg` images; `left`: what `lr_decay` leaves of lr."""
+    lr, betas = losses.lazy_adam(at(o.lr, nimg), (o.betas[0], at(o.betas[1], nimg)), interval)
+    return {"lr": lr * left, "betas": betas}

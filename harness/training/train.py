@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from harness.data.batches import batch, to_device
 from harness.data.imageset import ImageSet
 from harness.experiment.spec import Train
-from harness.method import losses
+from harness.method import losses, schedules
 from harness.method.generator import Fakes
 from harness.method.hooks import ArmHooks, DStep, Filed, GStep, Kind, per_logit
 from harness.rng import Streams, stream
 from harness.training.order import Order
 from harness.training.ranks import agree, gathered
-from harness.training.state import State, Stats, crosses
+from harness.training.state import State, Stats, crosses, paced
 
 EPOCH = 1  # raised when the same trial trains to other numbers than before
 EPOCH_RAMPUP = 2  # with `ema_rampup` (1: it counted the images of the step as well)
@@ -49,7 +49,7 @@ def train(
         raise ValueError(f"train.batch_gpu: {parts} microbatches do not divide among {world} processes")
     order = Order(rank, world, parts, {"G": g, "D": d}, state.pl_mean)
     shown, stats = t.batch_size * t.d_steps, Stats()
-    total, lr_g, lr_d = round(t.total_kimg * 1000), opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"]
+    total = round(t.total_kimg * 1000)
     hooks.remember(state.memory, device)
 
     def autocast() -> torch.autocast:
@@ -70,7 +70,7 @@ def train(
         with autocast():
             return g(z, labels, draws=draws, mixing=t.style_mixing)
 
-    def see(images: Tensor, draws: Streams, kind: Kind) -> Tensor:
+    def see(images: Tensor, kind: Kind, draws: Streams) -> Tensor:
         return hooks.see(images, draws, kind, state.nimg, state.memory)
 
     def score_d(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -102,9 +102,9 @@ def train(
         if agree(partial(upkeep, state)):
             return False
         stats = Stats()
-        if t.lr_decay == "linear":
-            left = 1 - state.nimg / total
-            opt_g.param_groups[0]["lr"], opt_d.param_groups[0]["lr"] = lr_g * left, lr_d * left
+        left = 1 - state.nimg / total if t.lr_decay == "linear" else 1.0
+        opt_g.param_groups[0].update(paced(t.g, t.pl_interval, state.nimg, left))
+        opt_d.param_groups[0].update(paced(t.d, t.r1_interval, state.nimg, left))
 
         # D: raise the scores of reals, lower those of fakes.
         d.requires_grad_(True)
@@ -120,15 +120,18 @@ def train(
                     x.requires_grad_(True)
                     fakes.images.requires_grad_(True)
                 with autocast():
-                    real = hooks.look(d, see(x, draws, "real"), y, "real")
-                    fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, "fake")
+                    real = hooks.look(d, see(x, "real", draws), y, "real")
+                    fake = hooks.look(d, see(fakes.images, "fake", draws), y_fake, "fake")
                 loss = gan.d(real.d, fake.d)
                 stats.add("loss/d", loss)
                 stats.add("scores/real", real.d)
                 stats.add("scores/fake", fake.d)
                 loss = plus(loss, hooks.head_terms(real, fake))
                 sample = torch.no_grad()(partial(made, draws=draws))
-                now = DStep(x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg)
+                again, number = partial(see, draws=draws), state.nimg // t.batch_size + k
+                now = DStep(
+                    x, y, z, fakes, y_fake, real.d, fake.d, score_d, sample, draws, state.nimg, again, number
+                )  # fmt: skip
                 loss = plus(loss, hooks.d_terms(now, state.memory))
                 scale_d.scale(loss / parts).backward()
             scale_d.step(opt_d)
@@ -140,9 +143,9 @@ def train(
             for m in turns("r1", d, opt_d):
                 x, y = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 x.requires_grad_(True)
-                seen = see(x, Streams(seed, f"r1.{m}", state.nimg, device), "real")
+                seen = see(x, "real", Streams(seed, f"r1.{m}", state.nimg, device))
                 penalty = losses.r1_penalty(x, hooks.look(d, seen, y).d).mean()
-                (penalty * (t.r1_gamma / 2 * t.r1_interval / parts)).backward()
+                (penalty * (schedules.at(t.r1_gamma, state.nimg) / 2 * t.r1_interval / parts)).backward()
                 stats.add("loss/r1", penalty)
             opt_d.step()
 
@@ -157,10 +160,10 @@ def train(
             if gan.paired:
                 x, y_fake = to_device(reals, labels, slice(m * size, (m + 1) * size), device)
                 with torch.no_grad(), autocast():
-                    partners = hooks.look(d, see(x, draws, "real"), y_fake).g
+                    partners = hooks.look(d, see(x, "real", draws), y_fake).g
             fakes = made(z, y_fake, draws)
             with autocast():
-                fake = hooks.look(d, see(fakes.images, draws, "fake"), y_fake, taps=hooks.taps)
+                fake = hooks.look(d, see(fakes.images, "fake", draws), y_fake, taps=hooks.taps)
             loss = gan.g(fake.g, partners)
             stats.add("loss/g", loss)
             sample, feats = partial(made, draws=draws), fake.feats
@@ -194,5 +197,6 @@ def train(
         hooks.learn(state.memory, joined, shown, state.nimg)
         if state.g_ema is not None:
             assert t.ema_kimg is not None
-            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, t.ema_kimg, t.ema_rampup))
+            half_life = schedules.at(t.ema_kimg, state.nimg - shown)
+            losses.ema_update(state.g_ema, g, losses.ema_beta(shown, state.nimg - shown, half_life, t.ema_rampup))
     return True

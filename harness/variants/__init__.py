@@ -3,10 +3,17 @@
 sel.py      SEL: heatmaps modulate G's features
 flatten.py  the heatmap as a vector joined to the latent
 align.py    L_align: G is trained to be attended to by D where its heatmap says
+diffaugment.py  DiffAugment: D sees everything through random transforms
+ada.py      ADA: so it does, with a probability that follows how far D overfits
+relativistic.py  D judges pairs of a real and a fake, with R1 and R2
+lecam.py    D's logits stay near the averages of the other side
+san.py      D's last layer as a direction on the sphere
+consistency.py   CR, bCR, zCR: D says the same of an image moved a little
 
 A variant is one module in this package with
 
-    Options                              frozen dataclass, typed fields
+    Options                              frozen dataclass, typed fields; a number that may move while it trains is
+                                         `harness.method.schedules.Scheduled`, read with `at(value, nimg)`
 
 and what it needs of
 
@@ -15,6 +22,8 @@ and what it needs of
                                          last layer, a memory); the docstrings there are the contract
     PROFILES                             {"paper": {}, "release": {...}, ...}: option values laid under the
                                          user's, where `Options` has a field `profile`
+    LEVELS                               option values that leave the levels it acts at to the backbone (None in their
+                                         places): laid under the user's where that has levels of its own
     uses(options) -> tuple[str, ...]     pretrained networks that it trains with, named as in metrics' records
                                          ("efficientnet_lite0", "inception", ...): a report says which metrics
                                          measure with the same

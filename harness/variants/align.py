@@ -26,7 +26,7 @@ class Options:
     warmup_kimg: Annotated[float, ">= 0"] = 0.0  # over which it rises linearly from 0
     max_ratio: Annotated[float, "> 0"] | None = None  # it is lowered so that |dL_align/dx| <= max_ratio |dL_G/dx|
     ratio_every: Annotated[int, ">= 1"] = 8  # steps from one measurement of these gradients to the next
-    levels: tuple[Annotated[int, ">= 2"], ...] = (4, 8, 16)
+    levels: tuple[Annotated[int, ">= 2"], ...] | None = (4, 8, 16)  # None: the backbone's own
     level_weights: tuple[Annotated[float, ">= 0"], ...] = (1.0, 1.0, 1.0)
     objective: attention.Objective = "logit"  # what GradCAM differentiates
     rectify: attention.Rectify = "after_sum"  # where its ReLU stands
@@ -40,10 +40,16 @@ class Options:
     truncate: attention.Truncate = "zero_below"  # what happens to differences up to tau
 
     def __post_init__(self) -> None:
-        if not self.levels or list(self.levels) != sorted(set(self.levels)):
-            raise ValueError(f"levels: {list(self.levels)}: must ascend, coarsest first, like [4, 8, 16]")
-        if len(self.level_weights) < len(self.levels):
-            raise ValueError(f"level_weights: {list(self.level_weights)}: must have an entry for each level")
+        if self.levels is not None:
+            heatmaps.ascending(self.levels)
+            if len(self.level_weights) < len(self.levels):
+                raise ValueError(f"level_weights: {list(self.level_weights)}: must have an entry for each level")
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """`levels` of options that leave none to the backbone any more (`harness.training.arm.settled`)."""
+        assert self.levels is not None
+        return self.levels
 
 
 PROFILES = {
@@ -62,20 +68,21 @@ PROFILES = {
     },
 }
 REQUIRES = ("heatmaps",)
+LEVELS = {"levels": None}
 
 
 def check(options: Options, others: Mapping[str, Any]) -> None:
     """Only levels that another variant draws heatmaps of can be aligned."""
     drawn = next((other.heatmaps.levels for other in others.values() if hasattr(other, "heatmaps")), ())
-    for level in options.levels:
-        if level not in drawn:
+    for level in options.levels or ():
+        if drawn is not None and level not in drawn:
             raise ValueError(f"levels: {level}: no such heatmap is drawn; choose among {list(drawn)}")
 
 
 def told(options: Options, curves: Mapping[str, Any]) -> str | None:
     """What one must know of an arm whose last tick had these `curves`, {name: value}: that at some level most of the
     fakes have an empty map, so that L_align asks nothing of them there."""
-    shares = {k: curves.get(f"loss/align_empty/{k}") for k in options.levels}
+    shares = {name.rpartition("/")[2]: v for name, v in curves.items() if name.startswith("loss/align_empty/")}
     empty = [f"{share:.0%} at {k}x{k}" for k, share in shares.items() if isinstance(share, float) and share > 0.5]
     if not empty:
         return None
@@ -85,8 +92,10 @@ def told(options: Options, curves: Mapping[str, Any]) -> str | None:
 
 def hooks(options: Options, resolution: int) -> "Alignment":
     """The alignment term for images of `resolution`. UserError where a level is not below it."""
-    if options.levels[-1] >= resolution:
-        raise UserError(f"variants.align.levels: {options.levels[-1]}: must be below the image resolution {resolution}")
+    if options.compared[-1] >= resolution:
+        raise UserError(
+            f"variants.align.levels: {options.compared[-1]}: must be below the image resolution {resolution}"
+        )
     return Alignment(options, resolution)
 
 
@@ -105,7 +114,7 @@ class Alignment(Hooks):
     def __init__(self, options: Options, resolution: int) -> None:
         self.options = options
         self.resolution = resolution
-        self.taps = tuple(str(level) for level in options.levels)
+        self.taps = tuple(str(level) for level in options.compared)
 
     def memory(self) -> Memory:
         return {} if self.options.max_ratio is None else {"last": torch.zeros(()), "smooth": torch.zeros(())}
@@ -158,26 +167,26 @@ class Alignment(Hooks):
         """(L_align at weight 1, D's attention by level, its parts)."""
         o = self.options
         given = fakes.heatmaps or {}
-        for level in o.levels:
+        for level in o.compared:
             if level not in given:
                 raise UserError(f"variants.align.levels: {level}: no such heatmap; drawn: {sorted(given)}")
         with torch.autocast(logits.device.type, enabled=False):
             maps = attention.gradcam(
                 logits,
-                {level: feats[str(level)] for level in o.levels},
+                {level: feats[str(level)] for level in o.compared},
                 objective=o.objective,
                 rectify=o.rectify,
                 differentiate=o.differentiate_weights,
             )
-            seen = {k: self.attended(maps[k]) for k in o.levels}
+            seen = {k: self.attended(maps[k]) for k in o.compared}
             losses = [
-                attention.alignment(seen[k], self.target(k, given[k], maps[k]), o.tau, o.truncate) for k in o.levels
+                attention.alignment(seen[k], self.target(k, given[k], maps[k]), o.tau, o.truncate) for k in o.compared
             ]
             loss = torch.stack([w * x for w, x in zip(o.level_weights, losses, strict=False)]).sum()
         # In the order of their making: the first part that is not finite is the one to blame.
-        parts = {f"align_empty/{k}": attention.empty(seen[k]).mean() for k in o.levels}
-        parts |= {f"align/{k}": x.detach() for k, x in zip(o.levels, losses, strict=True)}
-        return loss, [maps[k] for k in o.levels], parts
+        parts = {f"align_empty/{k}": attention.empty(seen[k]).mean() for k in o.compared}
+        parts |= {f"align/{k}": x.detach() for k, x in zip(o.compared, losses, strict=True)}
+        return loss, [maps[k] for k in o.compared], parts
 
     def attended(self, attention_map: Tensor) -> Tensor:
         """D's attention [N, 1, h, h] as it is compared."""
@@ -189,7 +198,7 @@ class Alignment(Hooks):
         o = self.options
         h = regions.sum(dim=1, keepdim=True) if o.regions == "sum" else regions.mean(dim=1, keepdim=True)
         h = heatmaps.resize(h, self._size(attention_map), o.resize)
-        scaled = o.normalize_heatmaps == "all" or o.normalize_heatmaps == "finer" and level != o.levels[0]
+        scaled = o.normalize_heatmaps == "all" or o.normalize_heatmaps == "finer" and level != o.compared[0]
         return attention.normalize(h) if scaled else h
 
     def _size(self, attention_map: Tensor) -> int:

@@ -29,6 +29,7 @@ class Options:
 
 PROFILES = {"paper": {}, "release": {"resize": "corners", "heatmaps": RELEASE}}
 PROVIDES = ("heatmaps",)
+LEVELS = {"heatmaps": {"levels": None}}
 
 
 def encoder(sites: tuple[Site, ...], resolution: int, options: Options) -> Encoder:
@@ -47,7 +48,7 @@ class FlattenEncoder(Encoder):
         self.options = options
         self.resolution = resolution
         self.latent = latent
-        width = sum(level**2 for level in options.heatmaps.levels)
+        width = sum(level**2 for level in options.heatmaps.drawn)
         self.join = Scaled(latent.channels, latent.channels + width, equalized=options.equalized_lr, zero=True)
 
     def sample(self, n: int, rng: torch.Generator) -> Heatmaps:

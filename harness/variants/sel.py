@@ -47,9 +47,10 @@ class Options:
     heatmaps: HeatmapOptions = field(default_factory=HeatmapOptions)
 
     def __post_init__(self) -> None:
+        drawn = self.heatmaps.levels
         for level in self.levels or ():
-            if level not in self.heatmaps.levels:
-                raise ValueError(f"levels: {level}: must be among heatmaps.levels {list(self.heatmaps.levels)}")
+            if drawn is not None and level not in drawn:
+                raise ValueError(f"levels: {level}: must be among heatmaps.levels {list(drawn)}")
 
 
 PROFILES = {
@@ -77,6 +78,7 @@ PROFILES = {
     },
 }
 PROVIDES = ("heatmaps",)
+LEVELS = {"heatmaps": {"levels": None}}
 
 
 def encoder(sites: tuple[Site, ...], resolution: int, options: Options) -> Encoder:
@@ -191,7 +193,7 @@ def _placement(sites: tuple[Site, ...], options: Options) -> dict[Site, tuple[in
     `levels`: the first feature map of the level's resolution. `everywhere`: a block of a level's
     resolution reads that level, blocks finer than every level read all of them.
     """
-    levels = options.levels or options.heatmaps.levels
+    levels = options.levels or options.heatmaps.drawn
     maps = [site for site in sites if site.resolution]
     reads: dict[Site, tuple[int, ...]] = {}
     if options.placement == "everywhere":

@@ -1,51 +1,11 @@
-"""Methods written against the protocol of hooks before it was fixed: each is real and trains on every backbone."""
+"""Methods that no shipped variant is, written against the protocol of hooks: each is real and trains on every
+backbone."""
 
 import torch
 from torch import Tensor
 
-from backbones import Last
-from harness.method.hooks import DStep, GStep, Head, Hooks, Kind, Memory, Term
+from harness.method.hooks import GStep, Hooks, Kind, Memory, Term
 from harness.rng import Streams
-
-
-class San(Hooks):
-    """Metrizability (Takida et al. 2024, arXiv 2301.12811): the last layer w = s omega, |omega| = 1. D's loss trains s
-    and h through s <sg(omega), h>; omega is trained by the Wasserstein loss of <omega, sg(s h)>. G's loss is unchanged.
-    A bias, which the paper lacks, stays in the first."""
-
-    def __init__(self, weight: float = 1.0) -> None:
-        self.weight = weight
-
-    def head(self, h: Tensor, last: Last, labels: Tensor | None, kind: Kind | None) -> Head:
-        scale = last.weight.norm(dim=1, keepdim=True)
-        omega = last.weight / scale
-        fun = (scale * h * omega.detach()).sum(1) + last.bias
-        whole = (scale * h * omega).sum(1) + last.bias
-        if kind is None:
-            return Head(fun, whole, None)
-        toward = ((scale * h).detach() * omega).sum(1).mean()
-        return Head(fun, whole, self.weight * (toward if kind == "fake" else -toward))
-
-
-class Zcr(Hooks):
-    """Latent consistency (Zhao et al. 2021, arXiv 2002.04724, eqs. 3 and 4): near z' = z + delta, D's logits are drawn
-    together by l_d mean (D(G(z)) - D(G(z')))^2 and G's images apart by -l_g mean (G(z) - G(z'))^2."""
-
-    def __init__(self, l_d: float = 20.0, l_g: float = 0.5, delta: float = 0.05) -> None:
-        self.l_d, self.l_g, self.delta = l_d, l_g, delta
-
-    def near(self, z: Tensor, draws: Streams) -> Tensor:
-        return z + self.delta * torch.randn(z.shape, generator=draws("delta"), device=z.device)
-
-    def d_term(self, step: DStep, memory: Memory) -> Term:
-        other = step.sample(self.near(step.z, step.draws), step.fake_labels)
-        together = (step.fake_logits - step.score(other.images, step.fake_labels)).square().mean()
-        return Term(self.l_d * together, {"together": together})
-
-    def g_term(self, step: GStep, memory: Memory) -> Term:
-        other = step.sample(self.near(step.z, step.draws), step.labels)
-        apart = (step.fakes.images - other.images).square().mean()
-        return Term(-self.l_g * apart, {"apart": apart})
 
 
 class Limited(Hooks):
@@ -92,4 +52,4 @@ class Noise(Hooks):
         return {"p": (memory["p"] + step).clamp(0, 1)}
 
 
-ALL = {"san": San, "zcr": Zcr, "limited": Limited, "noise": Noise}
+ALL = {"limited": Limited, "noise": Noise}

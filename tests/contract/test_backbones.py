@@ -13,7 +13,10 @@ from tests.contract import names
 
 SMALL = {
     "sn_dcgan": {"width": 0.125, "z_dim": 16},
+    "sn_resnet": {"width": 0.0625, "z_dim": 16},
+    "dcgan": {"width": 0.03125, "z_dim": 16},
     "stylegan2": {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16},
+    "r3gan": {"z_dim": 16, "embed_dim": 16, "widths": [16, 16, 8, 8]},
 }
 CASES = [(name, classes) for name in names("backbones") for classes in (0, 10)]
 
@@ -45,15 +48,14 @@ def test_shapes_and_ranges(made):
     g, d, classes, *_ = made
     z, labels = inputs(g, classes)
     images, ws = g(z, labels, draws=Streams(0, "t", 0))
-    logits, feats = d(images, labels, taps=("4", "8", "16"))
+    logits, feats = d(images, labels, taps=d.taps)
     assert z.shape == (4, g.z_dim)
     assert images.shape == (4, 3, 32, 32)
     assert images.dtype == torch.float32
     assert ws.shape[0] == 4
     assert logits.shape == (4,)
     assert logits.dtype == torch.float32
-    assert {k: v.shape[0::2] for k, v in feats.items()} == {k: (4, int(k)) for k in ("4", "8", "16")}
-    assert {"4", "8", "16"} <= set(d.taps)
+    assert {k: v.shape[0::2] for k, v in feats.items()} == {k: (4, int(k)) for k in d.taps}
     assert (g.num_classes, d.num_classes, g.resolution, d.resolution) == (classes, classes, 32, 32)
 
 
@@ -71,7 +73,14 @@ def test_sites_are_what_modulate_meets(made):
     assert tuple(met) == g.sites
     assert met[0].name == "latent"
     assert len({s.name for s in g.sites}) == len(g.sites)
-    assert {4, 8, 16} <= {s.resolution for s in g.sites}
+
+
+def test_both_networks_have_a_map_at_the_levels_of_the_backbone(made):
+    g, d, _, module, _ = made
+    assert d.levels and list(d.levels) == sorted(set(d.levels)) and d.levels[-1] < d.resolution
+    assert {str(level) for level in d.levels} <= set(d.taps)
+    assert set(d.levels) <= {s.resolution for s in g.sites}
+    assert getattr(module, "OWN_LEVELS", False) or d.levels == Discriminator.levels
 
 
 def test_identity_is_the_baseline_bit_for_bit(made):

@@ -27,7 +27,7 @@ OWN = """
     dataset: {name: gratings, num_images: 64}
     backbone: {name: plain_dcgan, width: 8, z_dim: 16}
     train: {total_kimg: 0.064, batch_size: 8, tick_kimg: 0.016, snapshot_kimg: 0.064}
-    arms: {baseline: {}, smooth: {smooth: {}}, lecam: {lecam: {}, set: {train.d.lr: 1.0e-4}}}
+    arms: {baseline: {}, smooth: {smooth: {}}, anchor: {anchor: {}, set: {train.d.lr: 1.0e-4}}}
     eval: {num_fakes: 64, batch_size: 16, metrics: {energy_distance: {size: 32}, disequilibrium: {}}}
 """
 
@@ -68,7 +68,7 @@ def test_their_results_are_in_table_report_and_mlflow(own, tmp_path, mlflow_db, 
     assert "smooth" in out and "Energy distance" in out, "its own metric heads the table"
     with (results / "own" / "results.csv").open() as f:
         rows = {row["variants"]: row for row in csv.DictReader(f)}
-    assert set(rows) == {"", "smooth", "lecam"}
+    assert set(rows) == {"", "smooth", "anchor"}
     for variants, row in rows.items():
         assert (row["state"], row["dataset"], row["backbone"]) == ("done", "gratings", "plain_dcgan")
         assert float(row[DISTANCE]) > 0
@@ -81,11 +81,11 @@ def test_their_results_are_in_table_report_and_mlflow(own, tmp_path, mlflow_db, 
     assert DISTANCE in (results / "own" / "tables" / "own.csv").read_text()
     page = (results / "own" / "report.html").read_text()
     assert DISTANCE in page and "variants/smooth.py" in page
-    assert "lecam also sets train.d.lr=0.0001" in page
-    saved = checkpoint.load_latest(results / "trials" / rows["lecam"]["id"] / "checkpoints")
-    assert saved.tensors["memory/lecam/weight"] > 0
+    assert "anchor also sets train.d.lr=0.0001" in page
+    saved = checkpoint.load_latest(results / "trials" / rows["anchor"]["id"] / "checkpoints")
+    assert saved.tensors["memory/anchor/weight"] > 0
     with contextlib.closing(sqlite3.connect(results / "mlflow.db")) as db:
-        for key in (f"final/{DISTANCE}", "loss/smooth", "loss/lecam/distance"):
+        for key in (f"final/{DISTANCE}", "loss/smooth", "loss/anchor/distance"):
             assert db.execute("select count(*) from metrics where key = ?", [key]).fetchone()[0] > 0, key
 
     # What was trained is read back without the folder: by the files that the trial kept.

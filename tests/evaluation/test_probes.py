@@ -76,7 +76,7 @@ def test_attention_that_equals_its_own_heatmap_is_unlike_the_others(monkeypatch)
     g, d = model("sel")
     aligner = align.Alignment(align.Options(), 32)
     given = g.encoder.sample(16, torch.Generator().manual_seed(0))
-    perfect = {k: aligner.target(k, given[k], torch.zeros(16, 1, k, k)) for k in aligner.options.levels}
+    perfect = {k: aligner.target(k, given[k], torch.zeros(16, 1, k, k)) for k in aligner.options.compared}
     monkeypatch.setattr(probes, "maps", lambda *args: perfect)
     found = probes._agreement(d, torch.zeros(16, 3, 32, 32), given, None, aligner)
     for level in (4, 8, 16):

@@ -49,7 +49,7 @@ def both(module: Any) -> dict[str, Any]:
 
 def _heatmaps(options: heatmaps.HeatmapOptions, resolution: int) -> Heatmaps:
     units = {}
-    for i, (level, count) in enumerate(zip(options.levels, options.counts, strict=True)):
+    for i, (level, count) in enumerate(zip(options.drawn, options.counts, strict=True)):
         anchor, offsets, spread = wave(3, 2, phase=i), wave(3, count, 2, phase=i + 5.0), wave(3, count, phase=i + 9.0)
         unit = [x.abs() for x in (anchor, offsets, spread)]
         units[level] = heatmaps.Units(
@@ -91,7 +91,7 @@ def numbers() -> dict[str, list[float]]:
             logits, feats, Fakes(image, image, given.get(name, given["paper"]))
         )
         out[f"{name}/align"] = [
-            float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.levels))
+            float(f"{v.item():.8g}") for v in (parts["align"], *(parts[f"align/{k}"] for k in options.compared))
         ]
         out[f"{name}/align_gradient"] = summary(torch.autograd.grad(total, image)[0])
     return out

@@ -47,7 +47,7 @@ def test_shift_moves_the_chosen_levels(profile: str, levels: tuple[int, ...] | N
     before = drawn(options, 5)
     by = torch.tensor([0.25, -0.5])
     after = heatmaps.shift(before, by, levels)
-    for level in options.levels:
+    for level in options.drawn:
         moved = by if levels is None or level in levels else torch.zeros(2)
         torch.testing.assert_close(after.centers[level] - before.centers[level], moved.expand_as(before.centers[level]))
     one_each = heatmaps.shift(before, by * torch.arange(5)[:, None])

@@ -66,7 +66,12 @@ def test_a_ring_stands_where_the_heatmap_peaks(changes: dict) -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "arm", "conditional"),
-    [("sn_dcgan", "baseline", False), ("sn_dcgan", "flatten", True), ("stylegan2", "align", False)],
+    [
+        ("sn_dcgan", "baseline", False),
+        ("sn_dcgan", "flatten", True),
+        ("stylegan2", "align", False),
+        ("sn_resnet", "align", False),
+    ],
 )
 def test_a_trial_is_drawn_whole(tmp_path: Path, backbone: str, arm: str, conditional: bool) -> None:
     model = trained.load(saved(tmp_path, tiny.trial(backbone, arm, conditional)))

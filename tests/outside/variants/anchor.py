@@ -1,7 +1,6 @@
-"""LeCam (Tseng et al. 2021, arXiv 2104.03310, eq. 4): D's logits of one side stay near the moving average of the
-other.
+"""D's logits of each side stay near their own moving average: it may move, but slowly.
 
-R = mean (D(x) - a_fake)^2 + mean (D(G(z)) - a_real)^2,    D's loss += weight R
+R = mean (D(x) - a_real)^2 + mean (D(G(z)) - a_fake)^2,    D's loss += weight R
 """
 
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ class Options:
 
 
 def hooks(options: Options, resolution: int) -> Hooks:
-    return LeCam(options)
+    return Anchor(options)
 
 
-class LeCam(Hooks):
+class Anchor(Hooks):
     """Part `distance`: R, unweighted. Its memory: the averages `real` and `fake`, and their `weight` so far, by which
     they are divided, as in Adam."""
 
@@ -38,7 +37,7 @@ class LeCam(Hooks):
         if step.nimg == 0 or step.nimg < self.options.start_kimg * 1000:
             return None
         real, fake = (memory[name] / memory["weight"] for name in ("real", "fake"))
-        distance = (step.real_logits - fake).square().mean() + (step.fake_logits - real).square().mean()
+        distance = (step.real_logits - real).square().mean() + (step.fake_logits - fake).square().mean()
         return Term(self.options.weight * distance, {"distance": distance})
 
     def learn(
