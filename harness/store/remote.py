@@ -190,12 +190,15 @@ def supersede(trial: str, to: str) -> None:
 
 
 @contextmanager
-def again_and_again(act: Callable[[], None]) -> Iterator[None]:
-    """`act` about every second while within, whether it fails or not, and once more at the end, where it must not."""
+def again_and_again(
+    act: Callable[[], None], last: Callable[[], None] | None = None, every_s: float | None = None
+) -> Iterator[None]:
+    """`act` every `every_s`, else about every second, while within, whether it fails or not; at the end, when it is not
+    under way any more, `last`: without one, `act` once more, which must not fail then."""
     done = threading.Event()
 
     def work() -> None:
-        while not done.wait(EVERY_S):
+        while not done.wait(every_s or EVERY_S):
             with suppress(Exception):  # whatever a network and fsspec's backends raise
                 act()
 
@@ -206,7 +209,7 @@ def again_and_again(act: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        insist(act)
+        last() if last else insist(act)
 
 
 def reach(act: Callable[[], T], failed: str = "gives no answer", tries: int = TRIES) -> T:
