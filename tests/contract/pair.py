@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,13 +54,14 @@ class Pair:
 
 
 @contextmanager
-def kept() -> Iterator[Pair]:
+def kept(plugins: Path = EXAMPLE) -> Iterator[Pair]:
+    """Both of them, with the shelves and what is in the folder `plugins`."""
     context = mp.get_context("spawn")
     way = context.SimpleQueue()
     pipes = [context.Pipe() for _ in range(2)]
     roles = (_first, _second)
     workers = [
-        context.Process(target=_serve, args=(role, there, way), daemon=True)
+        context.Process(target=_serve, args=(role, there, way, plugins), daemon=True)
         for role, (_, there) in zip(roles, pipes, strict=True)
     ]
     for worker in workers:
@@ -72,10 +74,10 @@ def kept() -> Iterator[Pair]:
             worker.join()
 
 
-def _serve(role: Any, end: Connection, way: Any) -> None:
+def _serve(role: Any, end: Connection, way: Any, plugins: Path) -> None:
     end_with_parent(*ENDING)
     torch.set_num_threads(1)
-    outside.use([outside.read(EXAMPLE)])
+    outside.use([outside.read(plugins)])
     while True:
         cell, before = end.recv(), time.process_time()
         refused: str | None = None

@@ -1,6 +1,7 @@
 """Which cells the fast and the covering set have; that they keep the contract; that who breaks it is caught."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +146,44 @@ def test_an_arm_of_another_seed_is_caught() -> None:
 )  # fmt: skip
 def test_the_verdict_of_a_cell(cell: Cell, refused: str | None, faults: list[str], expected: tuple[bool, str]) -> None:
     assert cells.verdict(cell, refused, faults) == expected
+
+
+ODD = """from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from harness.method.hooks import Hooks, Term
+
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+
+class Odd(Hooks):
+    def d_term(self, step, memory):
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        {act}
+        return Term(rank * step.real_logits.square().mean(), {{}})
+
+
+def hooks(options, resolution):
+    return Odd()
+"""
+
+
+@pytest.mark.slow
+def test_who_acts_otherwise_in_the_second_process_is_caught(tmp_path: Path) -> None:
+    """And the two are kept: the next cell is judged as ever."""
+    (tmp_path / "variants").mkdir()
+    for name, act in {"heavier": "pass", "raising": "assert rank == 0, 'an odd end'"}.items():
+        (tmp_path / "variants" / f"{name}.py").write_text(ODD.format(act=act))
+    with pair.kept(tmp_path) as both:
+        good, said = both.judge(Cell("sn_dcgan", "heavier", False))
+        assert not good and said.startswith("FAILED: two processes: ") and "tensors differ" in said
+        good, said = both.judge(Cell("sn_dcgan", "raising", False))
+        assert not good and "Lost in" in said and "AssertionError in d_term, line 16: an odd end" in said
+        assert both.judge(Cell("sn_dcgan", "baseline", False)) == (True, "ok")
 
 
 @pytest.mark.slow
