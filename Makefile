@@ -7,8 +7,8 @@ READY := .venv/.ready
 help:
 	@echo "make smoke     train baseline, +SEL and +L_align and print the table (about 4 minutes on two cores)"
 	@echo "make test      fast tests;  make test-all: also slow and browser tests"
-	@echo "make cover     the contract of variants: each on two backbones, each backbone with two (5 minutes on two cores)"
-	@echo "make contract  the contract of every variant on every backbone, with labels and without (15 minutes on two cores)"
+	@echo "make cover     the contract of variants: each on two backbones, each backbone with two (a minute on two cores)"
+	@echo "make contract  the contract of every variant on every backbone, with labels and without (some 5 minutes on two cores)"
 	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes on two cores)"
 	@echo "make doors     as root: two users on one machine, and what listens, written to docs/security.md (2 to 15 minutes)"
 	@echo "make check     ruff and mypy over source and tests"
