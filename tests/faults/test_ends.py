@@ -17,13 +17,22 @@ from tests.faults.ground import Command, Ground, Said
 pytestmark = pytest.mark.slow
 
 
+def parts(ground: Ground) -> set[str]:
+    """Checkpoints that are half written, by whomever."""
+    return {str(part.resolve()) for part in ground.results.glob("trials/*/checkpoints/.*.part")}
+
+
+def opened(pid: int) -> set[str]:
+    try:
+        return {file.path for file in psutil.Process(pid).open_files()}
+    except psutil.Error:
+        return set()
+
+
 def writer(ground: Ground) -> int | None:
     """The process that is inside the writing of a checkpoint at this very moment."""
-    for part in ground.results.glob("trials/*/checkpoints/.*.part"):
-        pid = int(part.name.split(".")[-2])
-        if psutil.pid_exists(pid):
-            return pid
-    return None
+    begun = parts(ground)
+    return next((worker.pid for worker in ground.workers() if begun & opened(worker.pid)), None) if begun else None
 
 
 def victim(ground: Ground, driver: Command, kind: str, dice: random.Random) -> int | None:
@@ -50,7 +59,7 @@ def test_a_worker_is_killed(ground: Ground, settle: Callable[..., Said], seed: i
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             kills += 1
-            inside += any(f".{pid}." in p.name for p in ground.results.glob("trials/*/checkpoints/.*.part"))
+            inside += bool(parts(ground) - {path for worker in ground.workers() for path in opened(worker.pid)})
         print(f"seed {seed}: worker {pid} killed at {driver.age():.2f} s ({kind})")
     said = driver.end()
     assert said.code == 0, said
