@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.experiment.spec import Trial
 from harness.method import gradients
@@ -16,7 +18,7 @@ from harness.training.arm import build, load_data
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial.upkeep import Upkeep, earliest_bad
-from harness.variants.align import Alignment
+from harness.variants.align import Alignment, Options
 from tests import tiny
 
 MOST = 0.1
@@ -115,6 +117,46 @@ def test_a_bound_that_does_not_bind_changes_nothing() -> None:
         assert torch.equal(plain["stats/loss/align"], loose["stats/loss/align"])
         assert (loose["stats/loss/align/weight"] == 0.3).all() and len(loose["stats/loss/align/ratio"]) == 3
         assert not [k for k in plain if k.startswith("memory/")]
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often the host asks for a number on the device, and so waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_no_step_waits_for_a_measurement() -> None:
+    """But for the optimizers' and the upkeep's own waits, which a trial without has as well."""
+    with Waits() as control:
+        float(torch.ones(()) + 1)
+    assert control.count == 1
+    counts = []
+    for options in ({}, {"max_ratio": MOST, "ratio_every": 1, "warmup_kimg": 1.0}):
+        with Waits() as waits:
+            run(trial_of("sn_dcgan", 2, **ALONG, **options))
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+
+
+def test_a_bound_at_the_default_costs_at_most_3_percent_of_a_steps_arithmetic() -> None:
+    """SN-DCGAN of width 0.25: floating-point operations of a step, which no other load on a machine can move. The first
+    step is a measured one where there is a bound, and no tick."""
+    spent = []
+    for options in ({}, {"max_ratio": MOST}):
+        over = {"total_kimg": 0.004, "batch_size": 2, "tick_kimg": 1.0}
+        trial = tiny.trial(
+            "sn_dcgan", "align", variants={"align": ALONG | options}, train=over, backbone={"width": 0.25}
+        )
+        with FlopCounterMode(display=False) as counter:
+            run(trial, lambda state: state.nimg > 0)
+        spent.append(counter.get_total_flops())
+    assert 0 < (spent[1] / spent[0] - 1) / Options.ratio_every <= 0.03
 
 
 def test_a_resumed_trial_remembers_its_ratios() -> None:
