@@ -99,6 +99,21 @@ def test_a_run_without_a_finite_value_is_lost_as_a_diverged_one_is(planted):
     assert [line.endswith("| inconclusive |") for line in of_paper] == [False, False, False, True, False, True]
 
 
+@pytest.mark.parametrize(("sign", "word"), [(1, "worse"), (-1, "better")])
+def test_what_only_the_uncorrected_interval_says_is_said_so(planted, sign, word):
+    """Differences of 2 to 18: t(4) = 3.54, p = 0.024, and one of twelve comparisons."""
+
+    def shift(row):
+        if "study_small/fashion/paper" not in row["serves"]:
+            return row
+        seed = int(row["seed"])
+        return row | {PRIMARY: str(1000 + 100 * seed + sign * (2 + 4 * seed))}
+
+    made = study["figures"](study["read"](rewritten(planted, shift))).splitlines()
+    line = next(line for line in made if line.startswith("| + L_align, paper |") and "Holm" in line)
+    assert "| 0.024 |" in line and line.endswith(f"| {word}, not after Holm |")
+
+
 def test_a_setting_whose_baseline_is_lost_has_no_comparison(planted):
     def lose(row):
         gone = dict.fromkeys(study["COLUMNS"], "") | {"state": "failed"}

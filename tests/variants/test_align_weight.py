@@ -96,13 +96,21 @@ def test_the_bound_is_exact_where_it_is_measured(applied: Any) -> None:
 
 
 @pytest.mark.slow
-def test_between_measurements_the_bound_holds_within_a_factor(applied: Any) -> None:
-    """From the first step on, where ratios fall from hundreds to below 1: of 96 steps of 8 images none is above 4
-    times the bound and 1 in 20 above 1.5 times; measured 2.9 and 1.03."""
-    run(trial_of("sn_dcgan", 96, None, **ALONG, max_ratio=MOST))
+@pytest.mark.parametrize(
+    ("backbone", "options", "most", "usual"),
+    [("sn_dcgan", ALONG, 4, 1.5), ("stylegan2", ALONG, 2.5, 1.75), ("sn_dcgan", {}, 20, 2.5)],
+)
+def test_between_measurements_the_bound_holds_within_a_factor(
+    applied: Any, backbone: str, options: dict[str, str], most: float, usual: float
+) -> None:
+    """From the first step on, where ratios fall from hundreds to below 1, 96 steps of 8 images: none is above `most`
+    times the bound and 1 in 20 above `usual` times. Measured: 2.9 and 1.01; 1.6 and 1.3; 13 and 1.8."""
+    run(trial_of(backbone, 96, None, **options, max_ratio=MOST))
     over = torch.tensor([float(a.norm() / g.norm()) / MOST for past, a, g in applied if past % 8])
-    assert len(over) == 84 and over.max() < 4 and over.quantile(0.95) < 1.5
-    assert over.median() > 0.1, "nor is the term starved"
+    assert len(over) == 84 and over.max() < most and over.quantile(0.95) < usual
+    assert over.median() > 0.05, "nor is the term starved"
+    exact = [float(a.norm() / g.norm()) / MOST for past, a, g in applied if not past % 8]
+    assert len(exact) == 12 and max(exact) < 1 + 1e-5
 
 
 def test_a_bound_that_does_not_bind_changes_nothing() -> None:
