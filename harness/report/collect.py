@@ -313,14 +313,24 @@ def _said(metric: MetricTable, o: Outcome) -> str | None:
 
 
 def _told(arm: str, table: Table, outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]]) -> list[str]:
-    """What an arm's variants say of the last tick of its runs, one line for all that say the same."""
+    """What an arm's variants say of its runs, whose logs had it at its first tick: one line for all that say the same.
+    Of a run whose last tick says nothing, what the last one said that did, and when."""
     found: dict[str, list[str]] = {}
     for setting in table.settings:
         for o in outcomes[setting, arm]:
-            series = o.result.get("series", {})
-            last = {name: points[-1][1] for name, points in series.items() if points}
-            for text in plugins.told(o.trial.variants, last):
-                found.setdefault(text, []).append(f"{setting} s{o.trial.seed}")
+            ticks: dict[int, dict[str, Any]] = {}
+            for name, points in o.result.get("series", {}).items():
+                for nimg, value in points if name.startswith("loss/") else ():
+                    ticks.setdefault(nimg, {})[name] = value
+            saying = {nimg: said for nimg, curves in ticks.items() if (said := plugins.told(o.trial.variants, curves))}
+            at = max(saying, default=0)
+            when = (
+                f"; in {len(saying)} of {len(ticks)} ticks, last after {at:,} images"
+                if at < max(ticks, default=0)
+                else ""
+            )
+            for text in saying.get(at, []):
+                found.setdefault(text + when, []).append(f"{setting} s{o.trial.seed}")
     return [f"{table.labels.get(arm, arm)} ({', '.join(who)}): {text}" for text, who in found.items()]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.evaluation.evidence import short
-from harness.experiment import files
+from harness.experiment import files, loader
 from harness.experiment.matrix import entries
 from harness.metrics import fid
 
@@ -60,6 +60,15 @@ def test_who_quotes_the_paper_names_the_profile(name):
             arms = readings(t)
             assert arms.pop(OWN) == "coherent"
             assert set(arms.values()) == {"paper"}
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if "\narms:" in (files.SHIPPED / f"{n}.yaml").read_text()])
+def test_whose_arms_align_says_in_the_file_by_which_reading(name):
+    raw = loader.read_yaml(files.SHIPPED / f"{name}.yaml")
+    columns = raw.get("settings", {}).values()
+    named = "profile" in raw or bool(columns) and all("profile" in column for column in columns)
+    silent = [arm for arm, own in raw["arms"].items() if "align" in own and not named and "profile" not in own["align"]]
+    assert not silent
 
 
 @pytest.mark.parametrize("name", ["smoke", "emoji", "emoji64"])

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.experiment.spec import Trial
 from harness.method import gradients
@@ -16,7 +18,7 @@ from harness.training.arm import build, load_data
 from harness.training.state import State, new_state
 from harness.training.train import train
 from harness.trial.upkeep import Upkeep, earliest_bad
-from harness.variants.align import Alignment
+from harness.variants.align import Alignment, Options
 from tests import tiny
 
 MOST = 0.1
@@ -94,13 +96,21 @@ def test_the_bound_is_exact_where_it_is_measured(applied: Any) -> None:
 
 
 @pytest.mark.slow
-def test_between_measurements_the_bound_holds_within_a_factor(applied: Any) -> None:
-    """From the first step on, where ratios fall from hundreds to below 1: of 96 steps of 8 images none is above 4
-    times the bound and 1 in 20 above 1.5 times; measured 2.9 and 1.03."""
-    run(trial_of("sn_dcgan", 96, None, **ALONG, max_ratio=MOST))
+@pytest.mark.parametrize(
+    ("backbone", "options", "most", "usual"),
+    [("sn_dcgan", ALONG, 4, 1.5), ("stylegan2", ALONG, 2.5, 1.75), ("sn_dcgan", {}, 20, 2.5)],
+)
+def test_between_measurements_the_bound_holds_within_a_factor(
+    applied: Any, backbone: str, options: dict[str, str], most: float, usual: float
+) -> None:
+    """From the first step on, where ratios fall from hundreds to below 1, 96 steps of 8 images: none is above `most`
+    times the bound and 1 in 20 above `usual` times. Measured: 2.9 and 1.01; 1.6 and 1.3; 13 and 1.8."""
+    run(trial_of(backbone, 96, None, **options, max_ratio=MOST))
     over = torch.tensor([float(a.norm() / g.norm()) / MOST for past, a, g in applied if past % 8])
-    assert len(over) == 84 and over.max() < 4 and over.quantile(0.95) < 1.5
-    assert over.median() > 0.1, "nor is the term starved"
+    assert len(over) == 84 and over.max() < most and over.quantile(0.95) < usual
+    assert over.median() > 0.05, "nor is the term starved"
+    exact = [float(a.norm() / g.norm()) / MOST for past, a, g in applied if not past % 8]
+    assert len(exact) == 12 and max(exact) < 1 + 1e-5
 
 
 def test_a_bound_that_does_not_bind_changes_nothing() -> None:
@@ -115,6 +125,46 @@ def test_a_bound_that_does_not_bind_changes_nothing() -> None:
         assert torch.equal(plain["stats/loss/align"], loose["stats/loss/align"])
         assert (loose["stats/loss/align/weight"] == 0.3).all() and len(loose["stats/loss/align/ratio"]) == 2
         assert not [k for k in plain if k.startswith("memory/")]
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often the host asks for a number on the device, and so waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_no_step_waits_for_a_measurement() -> None:
+    """But for the optimizers' and the upkeep's own waits, which a trial without has as well."""
+    with Waits() as control:
+        float(torch.ones(()) + 1)
+    assert control.count == 1
+    counts = []
+    for options in ({}, {"max_ratio": MOST, "ratio_every": 1, "warmup_kimg": 1.0}):
+        with Waits() as waits:
+            run(trial_of("sn_dcgan", 2, **ALONG, **options))
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+
+
+def test_a_bound_at_the_default_costs_at_most_3_percent_of_a_steps_arithmetic() -> None:
+    """SN-DCGAN of width 0.25: floating-point operations of a step, which no other load on a machine can move. The first
+    step is a measured one where there is a bound, and no tick."""
+    spent = []
+    for options in ({}, {"max_ratio": MOST}):
+        over = {"total_kimg": 0.004, "batch_size": 2, "tick_kimg": 1.0}
+        trial = tiny.trial(
+            "sn_dcgan", "align", variants={"align": ALONG | options}, train=over, backbone={"width": 0.25}
+        )
+        with FlopCounterMode(display=False) as counter:
+            run(trial, lambda state: state.nimg > 0)
+        spent.append(counter.get_total_flops())
+    assert 0 < (spent[1] / spent[0] - 1) / Options.ratio_every <= 0.03
 
 
 def test_a_resumed_trial_remembers_its_ratios() -> None:
