@@ -9,6 +9,7 @@ which both did says nothing, like a zero. Survivors alone would praise an arm th
 A gain d > 0 favours the arm. `inf`: the baseline's side is lost, `-inf`: the arm's, `nan`: both.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -80,5 +81,7 @@ def best_p(pairs: int, against: int, favour: int = 0) -> float:
 def speaks_from(nominal: float, against: int = 0, favour: int = 0) -> int | None:
     """From how many pairs on a gain can be seen at the two-sided `nominal` p, if that many pairs are lost on either
     side and all others are in favour. None above MOST_PAIRS. At 0.05: 6 pairs, 12 if one is lost by the arm."""
-    found = (n for n in range(max(1, against + favour), MOST_PAIRS + 1) if best_p(n, against, favour) <= nominal / 2)
-    return next(found, None)
+    start = max(1, against + favour)
+    reach = range(start, MOST_PAIRS + 1)  # the least p falls with every further pair
+    n = start + bisect_left(reach, True, key=lambda pairs: best_p(pairs, against, favour) <= nominal / 2)
+    return n if n <= MOST_PAIRS else None

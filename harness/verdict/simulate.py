@@ -3,11 +3,13 @@
 Experiments are rows of gains [experiments, pairs] in the plan's order, lost sides as in words.py, no two |gains| equal.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.special import ndtri
 
 from harness.verdict.sequential import Boundaries, Floats, t_of_looks
 from harness.verdict.signed_rank import distribution, ranks_with_lost
@@ -36,7 +38,7 @@ def words(gains: Floats, plan: Plan, question: Question) -> tuple[NDArray[np.str
     """Each experiment's word, and the pairs of the look that gave it."""
     b, of = plan.boundaries, rules(question)
     names = np.array([name for name, _ in of])
-    word, pairs = np.full(len(gains), names[-1]), np.full(len(gains), plan.looks[-1])
+    word, pairs = np.full(len(gains), names[-1], names.dtype), np.full(len(gains), plan.looks[-1])
     open_rows = np.arange(len(gains))
     for look, n in enumerate(plan.looks):
         seen = gains[open_rows, :n]
@@ -87,10 +89,11 @@ def outcome(gains: Floats, plan: Plan, question: Question) -> Outcome:
 def normal_gains(
     rng: np.random.Generator, experiments: int, pairs: int, effect: float, sd: float, diverging: float = 0.0
 ) -> Floats:
-    """Normal gains of that mean and sd; each run of either side diverges with probability `diverging`."""
-    gains = rng.normal(effect, sd, (experiments, pairs))
-    arm, baseline = rng.random((2, experiments, pairs)) < diverging
-    return lose(gains, arm, baseline)
+    """Normal gains of that mean and sd, half of whose variance is each side's own; the worst `diverging` part of either
+    side's runs diverges."""
+    arm, baseline = rng.normal(0, sd / math.sqrt(2), (2, experiments, pairs))  # distances
+    worst = -float(ndtri(diverging)) * sd / math.sqrt(2)
+    return lose(effect + baseline - arm, arm > worst, baseline > worst)
 
 
 def lose(gains: Floats, arm: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Floats:
@@ -101,8 +104,8 @@ def lose(gains: Floats, arm: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> 
 def foreseen(
     plan: Plan, question: Question, effect: float, sd: float, diverging: float = 0.0, experiments: int = EXPERIMENTS
 ) -> Outcome:
-    """What the plan will say if the mean gain is `effect` and its sd over pairs is `sd`; standard error of a share at
-    most 0.25 % by default. The seed is fixed."""
+    """What the plan will say if the mean gain is `effect` and its sd over pairs is `sd`, both before any run is lost;
+    standard error of a share at most 0.25 % by default. The seed is fixed."""
     rng = np.random.default_rng(SEED)
     return outcome(normal_gains(rng, experiments, plan.looks[-1], effect, sd, diverging), plan, question)
 

@@ -30,7 +30,7 @@ from scipy.special import stdtr
 from harness.verdict.sequential import ALPHA, Boundaries, Shape, boundaries
 from harness.verdict.signed_rank import best_p, signed_rank, speaks_from
 
-BETWEEN = "between looks"
+BETWEEN: Literal["between looks"] = "between looks"
 UNSETTLED = ("open", "inconclusive")
 
 
@@ -65,7 +65,11 @@ class Sides(NamedTuple):
     paper: Any
 
 
-Rule = tuple[str, Callable[[Sides], Any]]
+Word = Literal[
+    "worse", "better", "better, by less than the margin", "no gain worth having", "open",
+    "replicated", "direction only", "contradicted", "inconclusive", "between looks",
+]  # fmt: skip
+Rule = tuple[Word, Callable[[Sides], Any]]
 OWN_RULES: tuple[Rule, ...] = (
     ("worse", lambda s: s.zero < 0),
     ("better, by less than the margin", lambda s: (s.zero > 0) & (s.margin < 0)),
@@ -89,7 +93,7 @@ class Reading(NamedTuple):
     `p`: adjusted, two-sided. `speaks_from`: lost sides left the test no way to see a gain at this look; from how many
     pairs on it has one, if all others are in favour."""
 
-    word: str
+    word: Word
     pairs: int | None = None
     next: int | None = None
     test: Literal["t", "signed rank"] | None = None
@@ -141,7 +145,7 @@ def side(low: float, high: float, point: float) -> int:
     return (low > point) - (high < point)
 
 
-def first(sides: Sides, question: Question) -> str:
+def first(sides: Sides, question: Question) -> Word:
     """The first word that holds."""
     return next(word for word, holds in rules(question) if holds(sides))
 
