@@ -27,15 +27,6 @@ def normals(case: Case) -> list[tuple[str, str]]:
     return [(k.removeprefix("out/normal/").replace("/", "-"), k) for k in found]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("NASHBOARD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        sq.boundaries.cache_clear()
-        yield
-        sq.boundaries.cache_clear()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "design"), cases("statistics_sequential*", designs))
 def test_boundaries_are_the_recorded_ones(case: Case, design: tuple[str, str]):
@@ -125,19 +116,9 @@ def test_one_look_is_the_ordinary_t_test(n, alpha):
     assert b.half_width(0, 2.0) == pytest.approx(b.t[0] * 2 / math.sqrt(n))
 
 
-@pytest.fixture
-def few(monkeypatch):
-    """Fewer sequences, for what does not hang on their number."""
-    monkeypatch.setattr(sq, "SEQUENCES", 1 << 15)
-    monkeypatch.setattr(sq, "BLOCK", 1 << 14)
-    sq.boundaries.cache_clear()
-    yield
-    sq.boundaries.cache_clear()
-
-
 @pytest.mark.parametrize("looks", [(3, 5, 8), (4, 8, 12), (3, 4, 5, 6, 7, 8, 9), (3, 300), (6, 7)])
 @pytest.mark.parametrize("shape", SHAPES.values())
-def test_shape_error_and_bounds_of_any_design(few, looks, shape):
+def test_shape_error_and_bounds_of_any_design(looks, shape):
     b = sq.boundaries(looks, shape)
     z = np.array(b.z)
     weight = np.sqrt(looks[-1] / np.array(looks)) if shape == "obrien_fleming" else 1
@@ -151,7 +132,7 @@ def test_shape_error_and_bounds_of_any_design(few, looks, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values())
-def test_adjusted_p_and_interval_agree_with_the_boundary(few, shape):
+def test_adjusted_p_and_interval_agree_with_the_boundary(shape):
     """p < alpha just where the interval excludes 0, at each look; p is 1 for nothing and falls with t."""
     b = sq.boundaries((4, 8, 12), shape)
     for look, n in enumerate(b.looks):
@@ -165,7 +146,7 @@ def test_adjusted_p_and_interval_agree_with_the_boundary(few, shape):
         assert ps[0] == 1 and all(a >= b for a, b in zip(ps[:300], ps[1:300], strict=False))
 
 
-def test_adjusted_p_is_valid_at_whatever_look_one_stops(few):
+def test_adjusted_p_is_valid_at_whatever_look_one_stops():
     """With no effect, the least adjusted p of all looks is below x with probability x."""
     for shape in SHAPES.values():
         b = sq.boundaries((4, 8, 12), shape)
@@ -176,7 +157,7 @@ def test_adjusted_p_is_valid_at_whatever_look_one_stops(few):
             assert (least < x).mean() == pytest.approx(x, abs=5 * math.sqrt(x * (1 - x) / 800))
 
 
-def test_equal_designs_are_equal_digit_for_digit_and_kept(few, tmp_path, monkeypatch):
+def test_equal_designs_are_equal_digit_for_digit_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
     made = sq.boundaries((3, 6), "pocock")
     (kept,) = (tmp_path / "boundaries").iterdir()
