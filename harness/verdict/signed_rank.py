@@ -53,7 +53,7 @@ def tails(twice_ranks: tuple[int, ...], twice_w: int) -> Tails:
     return Tails(float(chance[twice_w:].sum()), float(chance[: twice_w + 1].sum()))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def distribution(twice_ranks: tuple[int, ...]) -> NDArray[np.float64]:
     """Probability of each 2 W, 0 to the sum of the doubled ranks: one rank after the other joins or does not."""
     chance = np.ones(1)

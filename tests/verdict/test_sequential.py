@@ -63,6 +63,32 @@ def test_first_rejections_are_the_recorded_ones(case: Case, design: tuple[str, s
             assert first.sum() == pytest.approx(0.05, abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("looks", [(3, 4), (6, 7, 20), (10, 40), tuple(range(3, 13))])
+@pytest.mark.parametrize("shape", SHAPES.values())
+def test_any_design_rejects_at_its_level(looks, shape):
+    """Fresh sequences, with the boundaries of designs that nobody recorded."""
+    b, n = sq.boundaries(looks, shape), 1 << 19
+    passed = (np.abs(sq.t_of_looks(np.random.default_rng(9), looks, n)) > b.t).any(axis=1).mean()
+    ours = (b.overall(b.constant - b.constant_error) - b.overall(b.constant + b.constant_error)) / 2
+    assert abs(passed - 0.05) <= 4 * math.hypot(ours, math.sqrt(0.05 * 0.95 / n))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values())
+def test_the_stated_error_is_the_spread_over_seeds(monkeypatch, tmp_path, shape):
+    monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
+    found = []
+    for seed in range(20):
+        monkeypatch.setattr(sq, "SEED", seed)
+        sq.boundaries.cache_clear()
+        found.append(sq.boundaries((4, 8), shape))
+    stated = math.sqrt(np.mean([b.constant_error**2 for b in found]))
+    spread = np.std([b.constant for b in found], ddof=1)
+    assert 0.55 < spread / stated < 1.6  # of 20 seeds, by chi-square, in all but 1 of 500
+    exact = {"obrien_fleming": 1.9911, "pocock": 2.2026}[shape]
+    assert abs(np.mean([b.constant for b in found]) - exact) < 4 * stated / math.sqrt(20)
+
+
 def normal_theory(looks: tuple[float, ...], shape: sq.Shape, alpha: float = 0.05) -> float:
     """The constant with known variance: Armitage, McPherson and Rowe's recursion by Gauss-Legendre quadrature."""
     n = np.array(looks, float)

@@ -146,6 +146,25 @@ def test_no_spread_and_no_difference():
     assert (same.word, same.interval, same.p) == ("better", (2.0, 2.0), 0)
 
 
+@pytest.mark.parametrize("diverging", [0.0, 0.1])
+def test_when_a_run_ends_moves_no_word(diverging):
+    """Good runs end first, bad ones last, or the other way: what is said on the way is either waiting or final."""
+    rng = np.random.default_rng(5)
+    for gains in simulate.normal_gains(rng, 40, 12, 0.8, 1.0, diverging):
+        final = read(gains.tolist(), THREE, Question(0.5))
+        for order in (np.argsort(gains), np.argsort(-gains), rng.permutation(12)):
+            ended: list[float | None] = [None] * 12
+            said = []
+            for i in order:
+                ended[i] = float(gains[i])
+                said.append(read(ended, THREE, Question(0.5)))
+            assert said[-1] == final
+            settled = [r.settled for r in said]
+            assert settled == sorted(settled)
+            assert all(r == final for r in said if r.settled)
+            assert all(r.word == "between looks" for r in said if not r.settled)
+
+
 @pytest.mark.parametrize("question", [Question(0.7), PAPER])
 @pytest.mark.parametrize("plan", [THREE, Plan((3, 5, 8, 9), "pocock"), Plan((6,))])
 @pytest.mark.parametrize("diverging", [0.0, 0.1])
