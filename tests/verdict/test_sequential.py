@@ -75,6 +75,24 @@ def test_any_design_rejects_at_its_level(looks, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values())
+def test_the_tabulated_overlap_is_that_of_its_sequences(shape):
+    """Mean and standard error of max(N - 1, 0), counted one constant at a time."""
+    looks = (3, 5, 6, 9)
+    overlap, error = sq._simulated(looks, shape)
+    rng = np.random.default_rng([sq.SEED, *looks])
+    blocks = [np.abs(sq.t_of_looks(rng, looks, sq.BLOCK)) for _ in range(sq.SEQUENCES // sq.BLOCK)]
+    weight = np.sqrt(looks[-1] / np.array(looks)) if shape == "obrien_fleming" else np.ones(len(looks))
+    for c in (0.5, 1.0, 1.25, 1.75, 2.0, 2.5):
+        t = np.concatenate(blocks if c >= sq.FREQUENT else blocks[:1])
+        passed = 2 * stdtr(np.array(looks) - 1, -t) <= 2 * ndtr(-c * weight)
+        extra = np.maximum(passed.sum(axis=1) - 1, 0)
+        at = int(c * 32)
+        assert sq.CONSTANTS[at] == c
+        assert overlap[at] == pytest.approx(extra.mean(), abs=1e-12)
+        assert error[at] == pytest.approx(extra.std() / math.sqrt(len(t)), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values())
 def test_the_stated_error_is_the_spread_over_seeds(monkeypatch, tmp_path, shape):
     monkeypatch.setenv("NASHBOARD_CACHE", str(tmp_path))
     found = []
