@@ -40,8 +40,8 @@ Floats = NDArray[np.float64]
 
 ALPHA = 0.05  # two-sided, over all looks
 FIRST = 3  # pairs at which a plan of several looks may begin
-SEED, SEQUENCES, BLOCK = 18, 1 << 20, 1 << 17
-MOST_LOOKS = 1 << 22  # sequences times looks: a plan of many looks is simulated with fewer sequences
+SEED, SEQUENCES, BLOCK = 18, 1 << 22, 1 << 17
+MOST_LOOKS = 1 << 24  # sequences times looks: a plan of many looks is simulated with fewer sequences
 CONSTANTS = np.linspace(0, 8, 257)  # where the overlap is tabulated; above it is taken as none, so that p is too large
 FREQUENT = 1.25  # below this constant one block of sequences says enough
 
