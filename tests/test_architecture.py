@@ -19,7 +19,7 @@ ROWS = (  # from top to bottom: a file imports its own folder and lower rows onl
     "evaluation report datasets",
     "store",
     "data experiment variants",
-    "outside command verbs",
+    "outside command verbs verdict",
     "method plugins disk locks pickles",
     "errors rng console proxies process",
     "streams",

@@ -13,12 +13,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import gammaln, stdtr, stdtrit
 
+from harness.verdict import words
+
 LEVEL = 0.95
 EXACT_PAIRS = 20  # up to 2^20 sign patterns are enumerated; beyond that DRAWS of them
 DRAWS = 1 << 17
 MOST_SEEDS = 10_000  # a search for "how many seeds" ends here
 
-Word = Literal["replicated", "direction only", "contradicted", "inconclusive", "not run"]
+Word = words.Word | Literal["not run"]
 
 
 class Summary(NamedTuple):
@@ -151,9 +153,8 @@ def judge(low: float, high: float) -> Word:
     Above 0: same direction as the paper; it is replicated if it holds 1 as well. Wholly below 1/2:
     not even half the paper's effect is compatible with the data (this includes the other direction).
     """
-    if low > 0:
-        return "replicated" if low <= 1 <= high else "direction only"
-    return "contradicted" if high < 0.5 else "inconclusive"
+    points = (0.0, words.PAPER.margin, 1.0)
+    return words.first(words.Sides(*(words.side(low, high, m) for m in points)), words.PAPER)
 
 
 def verdict(differences: Sequence[float], paper_difference: float, level: float = LEVEL, lost: int = 0) -> Verdict:
