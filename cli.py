@@ -160,7 +160,7 @@ def plan(args: argparse.Namespace) -> int:
     from harness import console
     from harness.errors import UserError
     from harness.experiment.matrix import entries
-    from harness.orchestration import fit
+    from harness.orchestration import fit, possible
     from harness.orchestration import plan as plans
     from harness.process import cores
     from harness.store import claim
@@ -169,12 +169,14 @@ def plan(args: argparse.Namespace) -> int:
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
-    experiment, absent = _recognised(args)
+    experiment, absent = _recognised(args, recall=False)
     claim.check(experiment, args.results.absolute())
     todo = [e.trial for e in entries(experiment) if not finished(args.results / "trials" / e.id, e.trial)]
     fit.check(todo, experiment.run)
-    for line in preflight(todo, str(experiment.path), unseen=plans.unseen):
+    refused = possible.asked(experiment)
+    for line in preflight(todo, str(experiment.path), unseen=plans.unseen, mark=refused):
         console.say(line)
+    experiment = possible.marked(experiment, refused)
     made = plans.table(experiment, args.results, absent, args.gpus, cores())
     console.show_table(made.title, made.header, made.rows, notes=made.notes)
     return 0
@@ -444,21 +446,22 @@ def _begin(args: argparse.Namespace) -> None:
     console.say(f"{args.experiment}: looking up its trials in {args.results}")
 
 
-def _recognised(args: argparse.Namespace) -> "tuple[Experiment, frozenset[str]]":
+def _recognised(args: argparse.Namespace, recall: bool = True) -> "tuple[Experiment, frozenset[str]]":
     """The experiment with its trials as results know them, and the ids of those whose images are not here; says what
-    is to be said of that."""
+    is to be said of that. `recall`: with its cells that the last matrix found impossible marked."""
     from harness import console
     from harness.experiment import files
     from harness.experiment.matrix import entries
-    from harness.orchestration import recognise, shared
+    from harness.orchestration import possible, recognise, shared
     from harness.store.folder import finished
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
-    todo = entries(found.experiment)
+    experiment = possible.recalled(found.experiment, args.results.absolute()) if recall else found.experiment
+    todo = entries(experiment)
     shared.catch_up((e for e in todo if not finished(args.results / "trials" / e.id, e.trial)), args.results)
     for line in found.notes:
         console.say(line)
-    return found.experiment, found.absent
+    return experiment, found.absent
 
 
 def _shown(rep: "Report", written: Sequence[Path]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def forecast(trials: Iterable[Entry], kind: Kind, records: Sequence[Record]) -> 
 
 def first_seeds(experiment: Experiment) -> frozenset[str]:
     """Ids of the trials that are the first seed of a cell."""
-    return frozenset(cell[0].id for table in experiment.tables for cell in table.cells.values())
+    return frozenset(cell[0].id for table in experiment.tables for cell in table.cells.values() if cell)
 
 
 # ── disk ─────────────────────────────────────────────────────────────────────
@@ -177,6 +177,10 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
                 state,
             )
         )  # fmt: skip
+    for t in experiment.tables:
+        rows += [
+            ("", f"{t.name}: {s}/{arm}", *[""] * 6, f"not possible: {why}") for (s, arm), why in t.not_possible.items()
+        ]
     lines = notes(experiment, todo, records, gpus, cores)
     if count := states.count("to score"):
         lines.insert(1, f"to score: {count} trials, which are trained")

@@ -59,6 +59,8 @@ def _one_line(text: str) -> str:
 
 def _cell(cell: Cell) -> str:
     rest = f" {{\\scriptsize {written(tables.waiting(cell.waiting))}}}" if cell.waiting else ""
+    if cell.not_possible is not None:
+        return f"{{\\scriptsize {tables.IMPOSSIBLE}}}"  # why stands among the remarks
     if cell.summary is None:
         return f"--$^{{n=0/{cell.planned}}}$" + rest
     half = cell.summary.half

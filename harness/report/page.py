@@ -112,7 +112,8 @@ def _best(t: TableReport, m: MetricTable, setting: str) -> str | None:
 
 def _cell(c: Cell, *, best: bool) -> str:
     if c.summary is None:
-        body = f'<span class="waiting">{escape(tables.seeds_of(c))}</span>'
+        look = "waiting never" if c.not_possible is not None else "waiting"
+        body = f'<span class="{look}">{escape(tables.seeds_of(c))}</span>'
         return f"<td>{body}{_paper(c)}</td>"
     s = c.summary
     half = f' <span class="pm">± {s.half:.{tables.decimals(s.mean, s.half)}f}</span>' if s.half is not None else ""
@@ -160,10 +161,7 @@ def _forest(t: TableReport, m: MetricTable, setting: str, inks: Colours) -> str:
 
 def _states(t: TableReport) -> str:
     """The table while no trial has finished: only states."""
-    rows = [
-        [t.label(arm), *(tables.waiting(o.word for o in t.outcomes[s, arm]) for s in t.table.settings)]
-        for arm in t.table.arms
-    ]
+    rows = [[t.label(arm), *(tables.states(t, s, arm) for s in t.table.settings)] for arm in t.table.arms]
     return _plain(["", *(t.label(s) for s in t.table.settings)], rows)
 
 

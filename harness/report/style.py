@@ -59,6 +59,7 @@ abbr { text-decoration:none; }
 .diff { font-size:13.5px; }
 .diff::before { content:"\\0394\\2009"; color:var(--soft); }
 .few, .tail, .waiting, .paper { font-size:12.5px; color:var(--soft); }
+.never { display:inline-block; min-width:15em; max-width:22em; white-space:normal; }
 .paper + div { margin-top:2px; }
 .few { color:var(--part); }
 .paper { margin-top:3px; }
