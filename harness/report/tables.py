@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from harness.report.model import Cell, Counts, MetricTable, Outcome, Report, TableReport, Trailing
+from harness.report.model import Cell, Counts, MetricTable, Report, TableReport, Trailing
 
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
 NOTHING = "–"
