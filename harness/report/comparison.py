@@ -65,7 +65,8 @@ class Comparison:
 def compare(report: Report) -> tuple[Comparison, ...]:
     """The tables with two arms or more, whose settings differ in backbone or data, as the cells of one page."""
     found = [c for t in report.tables if (c := _comparison(t)) is not None]
-    keys = [(i, key) for i, c in enumerate(found) for key, e in c.cells.items() if not _never(e, c, key)]
+    # What can't be, or has no baseline, is none of the page's comparisons.
+    keys = [(i, key) for i, c in enumerate(found) for key, e in c.cells.items() if e.planned or e.effect]
     entries = [found[i].cells[key] for i, key in keys]
     drawn = effects.looks([e.effect and e.effect.p for e in entries], [e.whole for e in entries])
     looks = dict(zip(keys, drawn, strict=True))
@@ -74,11 +75,6 @@ def compare(report: Report) -> tuple[Comparison, ...]:
         cells = {k: replace(e, look=looks.get((i, k), effects.PLAIN)) for k, e in c.cells.items()}
         out.append(replace(c, cells=cells, notes=(*_notes(len(keys), entries), *c.notes)))
     return tuple(out)
-
-
-def _never(e: Entry, c: Comparison, key: tuple[str, str, str]) -> bool:
-    """Whether no run could ever fill the cell: it or its baseline is not possible."""
-    return e.effect is None and e.planned == 0
 
 
 def _comparison(t: TableReport) -> Comparison | None:
@@ -148,13 +144,11 @@ def _notes(cells: int, entries: Sequence[Entry]) -> list[str]:
         return []
     pairs = max((e.effect.n for e in entries if e.effect), default=0)
     lines = [
-        f"{cells} cells on this page: without any effect about {cells * effects.ALPHA:.3g} of them would be hollow, and "
-        f"at most one page in {1 / effects.ALPHA:.0f} would have a filled one (Holm over all cells)"
+        f"{cells} cells on this page: without any effect about {cells * effects.ALPHA:.3g} of them would be hollow, "
+        f"and at most one page in {1 / effects.ALPHA:.0f} would have a filled one (Holm over all cells)"
     ]
     enough = effects.pairs_for(CLEAR, cells)
-    reach = (
-        f"an effect of {CLEAR:g} sds of its own pairs is filled from {enough} pairs on, below that only a larger one"
-    )
+    reach = f"an effect of {CLEAR:g} sds of its own pairs is filled from {enough} pairs on, before only a larger one"
     if pairs > 1:
         lines.append(f"at {pairs} pairs a cell is filled from |t| > {effects.needed_t(pairs, cells):.3g} on; {reach}")
         if enough is not None and pairs < enough:
@@ -189,8 +183,8 @@ def _number(o: Outcome, key: str) -> float | None:
 
 
 def _at_equal_seconds(t: TableReport, place: Place) -> Entry:
-    """The distance of curves, where each pair has trained as long as the sooner of its two ended: an arm that takes
-    longer is read where the baseline's seconds are over, a baseline that does where the arm's are."""
+    """The distance of curves, each pair read at the same seconds of training: the baseline's whole time, or the arm's
+    where that is less."""
     group, base = t.outcomes[place], t.outcomes[place[0], t.baseline]
     planned = len({o.trial.seed for o in group} & {o.trial.seed for o in base})
     for metric in t.headline:
@@ -208,9 +202,11 @@ def _at_the_sooner(arm: Outcome, base: Outcome) -> tuple[float, float] | None:
     name, rates = arm.result.get("best", {}).get("by"), [_number(o, "images_per_s") for o in (arm, base)]
     if name is None or base.result.get("best", {}).get("by") != name or None in rates:
         return None
-    speeds = [r for r in rates if r is not None]
-    seconds = min(o.result["nimg"] / r for o, r in zip((arm, base), speeds, strict=True))
-    ours, theirs = (effects.at(_curve(o, name), seconds * r) for o, r in zip((arm, base), speeds, strict=True))
+    speeds, curves = [r for r in rates if r is not None], [_curve(o, name) for o in (arm, base)]
+    if not all(curves):
+        return None
+    seconds = min(curve[-1][0] / r for curve, r in zip(curves, speeds, strict=True))
+    ours, theirs = (effects.at(curve, seconds * r) for curve, r in zip(curves, speeds, strict=True))
     return None if ours is None or theirs is None else (ours, theirs)
 
 

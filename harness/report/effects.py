@@ -75,11 +75,14 @@ def pairs_for(effect: float, cells: int) -> int | None:
 def at(curve: Sequence[tuple[float, float]], nimg: float) -> float | None:
     """The value of a curve of positive values after so many images, geometric between its points, which ascend; None
     outside of them."""
+    for n, value in curve:
+        if math.isclose(n, nimg):  # an end may be missed by a rounding
+            return value
     for (n0, v0), (n1, v1) in zip(curve, curve[1:], strict=False):
-        if n0 <= nimg <= n1:
-            share = (nimg - n0) / (n1 - n0) if n1 > n0 else 1.0
+        if n0 < nimg < n1:
+            share = (nimg - n0) / (n1 - n0)
             return math.exp((1 - share) * math.log(v0) + share * math.log(v1))
-    return curve[0][1] if curve and math.isclose(curve[0][0], nimg) else None
+    return None
 
 
 def _expm1(x: float) -> float:

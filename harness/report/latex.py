@@ -11,6 +11,7 @@ SIGNS = {
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\to$", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$",
     "[": "{[}", "*": "{*}",  # else an option of the end of the row above
     "≤": r"$\leq$", "≥": r"$\geq$", "†": r"\dag{}", "‡": r"\ddag{}", "…": r"\dots{}",
+    "●": r"$\bullet$", "○": r"$\circ$",
 }  # fmt: skip
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho - sigma tau upsilon phi chi psi"

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from harness.report import charts, tables
+from harness.report import charts, comparison_page, tables
+from harness.report.comparison import compare
 from harness.report.grounds import Colours, colours, grounds
 from harness.report.model import Cell, MetricTable, Report, TableReport
 from harness.report.style import SCRIPT, STYLE
@@ -18,7 +19,8 @@ from harness.report.style import SCRIPT, STYLE
 def html(report: Report) -> str:
     """The whole page. Works with no finished trial too."""
     inks = colours(report)
-    parts = [_head(report), *(_table(t, inks) for t in report.tables), *grounds(report, inks)]
+    parts = [_head(report), *(_table(t, inks) for t in report.tables)]
+    parts += [*map(comparison_page.section, compare(report)), *grounds(report, inks)]
     parts += [_failures(report), _trials(report), _environment(report)]
     title = escape(report.experiment.name)
     return (
