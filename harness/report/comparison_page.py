@@ -36,8 +36,8 @@ def _table(c: Comparison, part: Part) -> str:
     about = [part.about, *([text.OVER] if part.cost else [])]
     key = escape(". ".join(f"{a[0].upper()}{a[1:]}" for a in about))
     return (
-        f'<div class="scroll"><table class="cells"><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-        f'</div><p class="key">{key}.</p>'
+        f'<div class="scroll"><table class="cells"><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody>'
+        f'</table></div><p class="key">{key}.</p>'
     )
 
 

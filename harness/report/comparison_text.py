@@ -1,6 +1,7 @@
 """The comparison of methods as text: cells, Markdown, LaTeX."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from harness.report import effects, tables
@@ -32,13 +33,14 @@ class Part(NamedTuple):
 def parts(c: Comparison) -> Iterator[Part]:
     """The tables by metric, costs beside the first, then the one at equal seconds, which is none of them."""
     for i, m in enumerate(c.metrics):
-        percent = is_distance(m, c.table)
-        yield Part(
-            f"{m.label} {tables.ARROW[m.better]}", PERCENT if percent else SDS,
-            lambda s, a, name=m.name: c.cells[name, s, a], percent, i == 0,
-        )  # fmt: skip
+        percent, title = is_distance(m, c.table), f"{m.label} {tables.ARROW[m.better]}"
+        yield Part(title, PERCENT if percent else SDS, partial(_of, c, m.name), percent, i == 0)
     if c.equal:
         yield Part("At equal seconds of training", EQUAL, lambda s, a: c.equal[s, a], percent=True, cost=False)
+
+
+def _of(c: Comparison, metric: str, setting: str, arm: str) -> Entry:
+    return c.cells[metric, setting, arm]
 
 
 def figure(e: Entry, percent: bool) -> str:
@@ -88,7 +90,7 @@ def markdown(c: Comparison) -> str:
     """Every part as GitHub-flavoured Markdown, with what the page can say at all."""
     text = f"## {c.table.table.title}: methods compared\n"
     for g in grids(c):
-        text += f"\n### {g.title}\n\n{tables.pipes(g)}\n{''.join(f'- {n}\n' for n in g.notes)}"
+        text += f"\n### {g.title}\n\n{tables.pipes(g)}\n" + "".join(f"- {n}\n" for n in g.notes)
     return text + "\n" + "".join(f"- {n}\n" for n in (KEY, *c.notes))
 
 

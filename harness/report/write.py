@@ -20,7 +20,8 @@ def check_begun(report: Report, results: Path) -> None:
 
 
 def write(report: Report, results: Path) -> list[Path]:
-    """Write tables/*.md|csv|tex, where methods meet several backbones or sets of data *.methods.md|tex, results.csv and report.html under `results`/<experiment>; returns their paths."""
+    """Write tables/*.md|csv|tex, results.csv and report.html under `results`/<experiment>, and tables/*.methods.md|tex
+    where methods meet several backbones or sets of data; returns their paths."""
     folder = results / report.experiment.name
     files = {"results.csv": tables.results_csv(report), "report.html": page.html(report)}
     for t in report.tables:
