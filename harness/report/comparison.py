@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from harness.report import effects, tables
 from harness.report.effects import Effect
-from harness.report.model import Cell, MetricTable, Outcome, Report, TableReport
+from harness.report.model import Cell, Counts, MetricTable, Outcome, Report, TableReport
 
 Place = tuple[str, str]  # setting, arm
 CLEAR = 2.0  # sds of its own pairs: an effect that is called clear
@@ -132,10 +132,16 @@ def _without(cell: Cell, base: Cell) -> str | None:
         if c.not_possible is not None:
             return f"{which}{tables.IMPOSSIBLE}: {c.not_possible}"
     if cell.pairs is not None and cell.pairs.lost:
-        return f"{cell.pairs} (pairs): the others are survivors"
+        return _lost(cell.pairs)
     if cell.paired is None:
         return f"{cell.pairs} (pairs)" if cell.pairs else tables.NOTHING
     return None
+
+
+def _lost(pairs: Counts) -> str:
+    """`7 of 8 pairs: 1 diverged; the rest are survivors`."""
+    done, *rest = str(pairs).split(":")
+    return f"{done} pairs:{':'.join(rest)}; the rest are survivors"
 
 
 def _notes(cells: int, entries: Sequence[Entry]) -> list[str]:
@@ -189,7 +195,7 @@ def _at_equal_seconds(t: TableReport, place: Place) -> Entry:
     planned = len({o.trial.seed for o in group} & {o.trial.seed for o in base})
     for metric in t.headline:
         if (pairs := metric.cells[place].pairs) is not None and pairs.lost:
-            return Entry(None, planned, f"{pairs} (pairs): the others are survivors")
+            return Entry(None, planned, _lost(pairs))
     read = [both for a, b in _pairs(t, place) if (both := _at_the_sooner(a, b)) is not None]
     effect = effects.ratio([a for a, _ in read], [b for _, b in read])
     if effect is None:

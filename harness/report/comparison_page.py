@@ -5,6 +5,7 @@ from html import escape
 from harness.report import comparison_text as text
 from harness.report.comparison import Comparison, Entry
 from harness.report.comparison_text import Part
+from harness.report.effects import PLAIN
 
 
 def section(c: Comparison) -> str:
@@ -51,5 +52,5 @@ def _cell(c: Comparison, part: Part, setting: str, arm: str) -> str:
 def _figure(e: Entry, percent: bool) -> str:
     if e.effect is None:
         return f'<span class="waiting">{escape(e.why)}</span>'
-    look = f"eff {e.look}{' better' * e.better}"
+    look = "eff" + (f" {e.look}" if e.look != PLAIN else "") + " better" * e.better
     return f'<span class="{look}">{escape(text.figure(e, percent))}</span>'

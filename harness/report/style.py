@@ -67,8 +67,8 @@ abbr { text-decoration:none; }
 .notes li { padding-left:1.1em; text-indent:-1.1em; margin:3px 0; }
 .notes li::before { content:"\\2013\\2002"; }
 .methods .cells tbody td { max-width:17em; white-space:normal; }
-.eff { display:inline-block; font-size:16px; line-height:1.3; padding:0 8px; margin-left:-8px; border-radius:8px;
-  white-space:nowrap; }
+.eff { display:inline-block; font-size:16px; line-height:1.3; border-radius:8px; white-space:nowrap; }
+.eff.hollow, .eff.filled { padding:0 8px; }
 .eff.hollow { box-shadow:inset 0 0 0 1.5px var(--soft); }
 .eff.filled { color:var(--bad); background:var(--bad-bg); font-weight:600; }
 .eff.filled.better { color:var(--good); background:var(--good-bg); }
