@@ -14,6 +14,7 @@ from harness.orchestration import possible
 from harness.report import latex, page, tables
 from harness.report.collect import collect
 from harness.trial.preflight import preflight
+from tests.image_files import pngs, write_zip
 
 GRID = """
 name: grid
@@ -91,13 +92,9 @@ def test_an_option_that_one_backbone_lacks_is_a_matter_of_the_cell(tmp_path):
 
 
 def test_a_conditional_method_on_unlabelled_data_is_marked(tmp_path):
-    text = GRID.replace(
-        "  dcgan: {", "  classes: {conditional: true, dataset: {name: image_zip, path: x.zip}}\n  dcgan: {"
-    )
-    from tests.image_files import write_zip  # of images without labels
-
-    write_zip(tmp_path / "x.zip")
-    experiment = files.load(write(tmp_path, text.replace("x.zip", str(tmp_path / "x.zip"))))
+    archive = write_zip(tmp_path / "x.zip", pngs(64, 32))
+    column = f"  classes: {{conditional: true, dataset: {{name: image_zip, path: {archive}}}}}\n  dcgan: {{"
+    experiment = files.load(write(tmp_path, GRID.replace("  dcgan: {", column)))
     made, _ = looked_at(experiment)
     assert "have no labels" in made.tables[0].not_possible["classes", "baseline"]
 
@@ -142,7 +139,7 @@ def test_a_matrix_with_marks_from_plan_to_table(tmp_path, capsys):
         capsys.readouterr()
         assert cli.main([verb, str(path), *small, *words]) == 0
         assert "refuses batch norm in D" in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "results/grid/tables/grid.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "results/grid/tables/grid.csv").read_text().splitlines()))
     assert {(r["setting"], r["arm"]) for r in rows if r["not_possible"]} == MOVED | {BATCH_NORM}
     noted = json.loads((tmp_path / "results/grid/not_possible.json").read_text())
     assert list(noted.values()) == [next(r["not_possible"] for r in rows if (r["setting"], r["arm"]) == BATCH_NORM)]
