@@ -77,6 +77,13 @@ def main() -> None:
         low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
         beside = "" if name == "without" else f"{median(ratios):.3f} ({low:.3f} to {high:.3f})"
         lines.append(f"| {name} | {median(seconds[name]):.3g} | {beside} |")
+    dear = median(a / b for a, b in zip(seconds["every step"], seconds["without"], strict=True)) - 1
+    share = dear / Options.ratio_every
+    lines += [
+        "",
+        f"One in {Options.ratio_every} of the measurements of the last row: {share:.1%} of a step.",
+        "The row above it is the direct figure, which needs a quiet machine: read its quartiles.",
+    ]
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(OUT.read_text(encoding="utf-8"))
 

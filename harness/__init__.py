@@ -12,7 +12,8 @@ data/ experiment/ variants/         images; what an experiment is; SHELF
 method/                             mathematics
 plugins.py outside.py               a plugin is one file, found by its name; folders of one's own
 disk.py locks.py                    files that appear whole or not at all; what one process at a time holds
-command.py                          the command that began it all, as it may be stored
+verbs.py                            a command line as a table
+command.py                          the command that began it all, as it may be stored; how it ends
 pickles.py                          what a pickle holds, read without executing anything
 console.py streams.py               the terminal; output that never fails
 errors.py rng.py                    how work ends early; random streams

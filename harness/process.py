@@ -44,6 +44,14 @@ def end_as_by_ctrl_c() -> None:
             signal.signal(s, signal.default_int_handler)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """While libraries load, Ctrl-C ends the process at once, with 130. A KeyboardInterrupt raised inside an import
+    may be swallowed there, or leave half a library that fails later."""
+    with on_ending(lambda *_: os._exit(130)):
+        yield
+
+
 # ── children ─────────────────────────────────────────────────────────────────
 
 
@@ -104,6 +112,13 @@ def cores() -> int:
     """How many cores this process may use: of those that it is bound to, what its control groups allow."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(bound, allowed())))
+
+
+def use_own_cores() -> None:
+    """Let torch, which heeds what this process is bound to but no control group, have no more threads than cores."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def allowed(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:

@@ -12,7 +12,6 @@ import psutil
 import pytest
 import torch
 
-import cli
 from harness import process
 
 ROOT = Path(__file__).parents[1]
@@ -83,9 +82,9 @@ def test_verbs_that_compute_have_no_more_threads_than_cores(monkeypatch):
     monkeypatch.setattr(process, "allowed", lambda: 0.5)
     try:
         torch.set_num_threads(2)
-        cli._use_own_cores()
+        process.use_own_cores()
         assert torch.get_num_threads() == 1
-        cli._use_own_cores()
+        process.use_own_cores()
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

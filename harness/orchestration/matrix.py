@@ -5,20 +5,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
 from harness.orchestration import changed, cluster, fit, possible, recognise, shared, speeds
+from harness.orchestration import finished as notes
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
 from harness.report import tables
 from harness.report import write as reports
 from harness.report.model import Report
 from harness.store import claim, code, remote
-from harness.store.folder import finished
+from harness.store.folder import RESULT, answer, finished
 from harness.tracking.sink import Sink
+from harness.tracking.sink import sync as send
 from harness.trial.preflight import preflight
 
 Display = Callable[[dict[str, str]], AbstractContextManager[Tell]]  # {trial id: name} -> who hears of their progress
@@ -76,7 +78,6 @@ def run(
     experiment = known_as.experiment
     claim.check(experiment, results)
     todo = entries(experiment, partial(speeds.seconds, records=speeds.measured()))
-    shared.catch_up((e for e in todo if not finished(results / "trials" / e.id, e.trial)), results)
     old = known_as.taken.keys() if accept_old else None
     judged = changed.judge(todo, results, experiment.name, other_code, rescore, old)
 
@@ -124,6 +125,22 @@ def run(
     return Result(experiment, todo, ends, report, tuple(written), sink is None or sink.settled, books)
 
 
+def report(experiment: Experiment, results: Path) -> tuple[Report, Sequence[Path]]:
+    """What is known of the experiment now, and the files that say so. UserError where nothing of it has begun."""
+    found = reading.collect(experiment, results.absolute())
+    reports.check_begun(found, results)
+    return found, write(found, results.absolute())
+
+
+def sync(experiment: Experiment, results: Path, uri: str | None) -> str:
+    """Send what `results` hold of the experiment to MLflow; returns its URI, redacted. UserError where nothing of it
+    has begun."""
+    found = reading.collect(experiment, results.absolute())
+    reports.check_begun(found, results)
+    claim.check(experiment, results.absolute())
+    return send(results, experiment.name, entries(experiment), uri, tables.note(found))
+
+
 def write(found: Report, results: Path) -> Sequence[Path]:
     """Write the files of a report under `results`/<experiment>, and at its URL where it has one."""
     folder = results / found.experiment.name
@@ -134,6 +151,17 @@ def write(found: Report, results: Path) -> Sequence[Path]:
     written = reports.write(found, results.absolute())
     remote.publish(folder, found.experiment.name)
     return written
+
+
+def remember(made: Result, results: Path, key: str, said: Sequence[Any], data: Mapping[str, str]) -> None:
+    """Note what was `said` of a matrix where nothing of it is left to do, so that the same command says it again at
+    once. `key` and `data` as in `finished.keep`."""
+    if made.exit_code or not made.told:
+        return
+    trials, folder = results.absolute() / "trials", results.absolute() / made.experiment.name
+    answers = (answer(trials / e.id, e.trial) or trials / e.id / RESULT for e in made.trials)
+    whole = {"said": [counted(made.experiment, len(made.trials), len(made.trials)), *said]}
+    notes.keep(folder, key, whole, [*answers, *made.written, *made.books], data, code_outside(made.trials))
 
 
 def code_outside(todo: Iterable[Entry]) -> dict[Path, str]:

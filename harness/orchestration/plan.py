@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.console import duration
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
-from harness.orchestration import changed, speeds
+from harness.orchestration import changed, fit, possible, speeds
 from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, resolution, speed
 from harness.report.tables import Grid
-from harness.store import code
+from harness.store import claim, code
 from harness.store.checkpoint import KEEP
 from harness.store.folder import finished, stored
+from harness.trial.preflight import preflight
 
 if TYPE_CHECKING:
     from harness.data.imageset import ImageSet
@@ -199,6 +200,18 @@ def _state(e: Entry, home: Path, last: Mapping[str, Any], absent: Container[str]
     if last:
         return "to score" if changed.is_whole(home, last) else "scored otherwise"
     return "data not here" if e.id in absent else "to do"
+
+
+def check(experiment: Experiment, results: Path) -> tuple[Experiment, tuple[str, ...]]:
+    """Raise UserError for what `matrix` would refuse, but for images and weights that are not here yet: nothing is
+    fetched. Returns the experiment with its cells that can't be marked, and a line for each thing that one should know
+    of the data."""
+    claim.check(experiment, results.absolute())
+    todo = [e.trial for e in entries(experiment) if not finished(results / "trials" / e.id, e.trial)]
+    fit.check(todo, experiment.run)
+    refused = possible.asked(experiment)
+    noted = preflight(todo, str(experiment.path), unseen=unseen, mark=refused)
+    return possible.marked(experiment, refused), noted
 
 
 def notes(

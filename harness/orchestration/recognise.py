@@ -17,9 +17,12 @@ from harness.data import identity as identities
 from harness.disk import read_json, write_atomic
 from harness.errors import UserError
 from harness.experiment import ids, loader
+from harness.experiment.matrix import entries
 from harness.experiment.parse import parse_trial
 from harness.experiment.spec import Experiment, Plugin, Trial
+from harness.orchestration import shared
 from harness.store import checkpoint, remote
+from harness.store.folder import finished
 
 NOTE = "data.json"  # in results/<experiment>/: {dataset as written: identity of its images}
 PIXELS = "pixels:"  # how the data of a folder begins that knows of its images only their fingerprint
@@ -82,9 +85,12 @@ class _Images:
 
 
 def recognise(experiment: Experiment, results: Path, accept_old: bool = False) -> Found:
-    """Find what `results` hold of `experiment`. `accept_old`: also what an EPOCH touched since, and what can't tell
-    which images it was trained on."""
-    return _Search(experiment, results, accept_old).found()
+    """Find what `results` hold of `experiment`, where they are at a URL also what is not listed there yet.
+    `accept_old`: also what an EPOCH touched since, and what can't tell which images it was trained on."""
+    found = _Search(experiment, results, accept_old).found()
+    todo = entries(found.experiment)
+    shared.catch_up((e for e in todo if not finished(results / "trials" / e.id, e.trial)), results)
+    return found
 
 
 def settle(results: Path, found: Found) -> None:

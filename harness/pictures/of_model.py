@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from harness.data.batches import batch, to_device
+from harness.disk import check_writable
+from harness.errors import UserError
 from harness.experiment.schema import parse
 from harness.method import attention, heatmaps
 from harness.method.generator import Fakes, Heatmaps
@@ -22,6 +24,7 @@ from harness.method.heatmaps import RELEASE, HeatmapOptions, Regions
 from harness.pictures import figures
 from harness.pictures.figures import Pixels
 from harness.rng import Streams, stream
+from harness.training import trained
 from harness.training.arm import settled
 from harness.training.model import Trained
 
@@ -33,6 +36,22 @@ STEPS = (-0.6, -0.3, 0.0, 0.3, 0.6)  # by which centres are moved, in units of h
 
 Row = tuple[str, Pixels]
 """A label and the images [N, 3, S, S] of one row."""
+
+
+def make(trial: Path | None, out: Path | None, *, samplers_too: bool = False) -> list[Path]:
+    """What `nashboard pictures` draws: the model in a trial's folder or checkpoint, and what samplers draw. `out`:
+    without one, pictures/ in the trial's folder."""
+    if not trial and not samplers_too:
+        raise UserError("pictures: nothing to draw; give a trial's folder, or --samplers with --out DIR")
+    if samplers_too and not out:
+        raise UserError("pictures --samplers: --out: missing; give a folder")
+    model = trained.load(trial) if trial else None
+    if not out:
+        assert trial
+        out = (trial if trial.is_dir() else trial.parent.parent) / "pictures"
+    check_writable(out, "--out")
+    paths = samplers(out) if samplers_too else []
+    return paths + (of_model(model, out) if model else [])
 
 
 # ── heatmaps ─────────────────────────────────────────────────────────────────

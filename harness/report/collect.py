@@ -267,6 +267,8 @@ def _notes(
                 "as many images"
             )
     notes += _same_networks(table, outcomes, metrics)
+    every = [o for group in outcomes.values() for o in group]
+    notes += dict.fromkeys(said for m in metrics for o in every if (said := _said(m, o)))
     if any(c.pairs and c.pairs.lost for m in metrics for c in m.cells.values()):
         notes.append(
             "where a run diverged or failed the others are survivors: their mean stands with its count, and no "
@@ -308,6 +310,11 @@ def _same_networks(
                     arms.setdefault(found, {})[table.labels.get(arm, arm)] = None
         lines += [networks.note(m.label, whose, network) for network, whose in arms.items()]
     return lines
+
+
+def _said(metric: MetricTable, o: Outcome) -> str | None:
+    """What a metric's record tells whoever reads its figure: `told` of its `extra`."""
+    return o.result["metrics"][metric.name].get("extra", {}).get("told") if metric.name in o.scores else None
 
 
 def _told(arm: str, table: Table, outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]]) -> list[str]:

@@ -61,7 +61,7 @@ def _figure(v: Any) -> bool:
 METRIC: dict[str, Rule] = {
     "": OBJECT, ".value": VALUE, ".se": MAYBE_NUMBER, ".better": BETTER, ".protocol": OBJECT, ".role": MAYBE_TEXT,
     ".label": MAYBE_TEXT, ".headline": (_is(bool), "true or false"), ".rank": RANK, ".paper": MAYBE_TEXT,
-    ".apart": MAYBE_TEXT, ".features": FEATURES,
+    ".apart": MAYBE_TEXT, ".features": FEATURES, ".extra": OBJECT, ".extra.told": MAYBE_TEXT,
 }  # fmt: skip
 RULES: dict[str, Rule] = {
     "scoring": OBJECT, "identity": OBJECT, "code": OBJECT, "code.scoring": OBJECT,

@@ -8,11 +8,10 @@ clocks are compared. A holder that finds a higher number stops.
 
 import json
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,30 +136,9 @@ class _Lease:
                     "wait for it or stop it"
                 )
 
-    @contextmanager
-    def beating(self) -> Iterator[None]:
+    def beating(self) -> AbstractContextManager[None]:
         """While within, show that its holder lives; then say that it is free."""
-        done = threading.Event()
-
-        def work() -> None:
-            while not done.wait(BEAT_S) and not self._lost:
-                with suppress(Exception):  # whatever a network and fsspec's backends raise
-                    self.look()
-                    if not self._lost:
-                        self._say()
-
-        thread = threading.Thread(target=work, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            self._mine["released"] = True
-            with suppress(Exception):  # the next one waits, then
-                self.look()
-                if not self._lost:
-                    self._say()
+        return remote.again_and_again(self._beat, self._free, BEAT_S)
 
     def look(self) -> None:
         """Find out whether it still counts."""
@@ -176,6 +154,16 @@ class _Lease:
                 f"{self._folder.name}: another driver ({self._lost}) took it over at {remote.url()}, for this one gave "
                 f"no sign for {LEASE_S:g} s; what it has is there"
             )
+
+    def _beat(self) -> None:
+        self.look()
+        if not self._lost:
+            self._say()
+
+    def _free(self) -> None:
+        self._mine["released"] = True
+        with suppress(Exception):  # the next one waits, then
+            self._beat()
 
     def _say(self) -> None:
         self._mine |= {"beat": self._mine["beat"] + 1, "time": time.time()}

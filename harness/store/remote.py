@@ -190,12 +190,15 @@ def supersede(trial: str, to: str) -> None:
 
 
 @contextmanager
-def again_and_again(act: Callable[[], None]) -> Iterator[None]:
-    """`act` about every second while within, whether it fails or not, and once more at the end, where it must not."""
+def again_and_again(
+    act: Callable[[], None], last: Callable[[], None] | None = None, every_s: float | None = None
+) -> Iterator[None]:
+    """`act` every `every_s`, else about every second, while within, whether it fails or not; at the end, when it is not
+    under way any more, `last`: without one, `act` once more, which must not fail then."""
     done = threading.Event()
 
     def work() -> None:
-        while not done.wait(EVERY_S):
+        while not done.wait(every_s or EVERY_S):
             with suppress(Exception):  # whatever a network and fsspec's backends raise
                 act()
 
@@ -206,32 +209,31 @@ def again_and_again(act: Callable[[], None]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        insist(act)
+        last() if last else insist(act)
 
 
 def reach(act: Callable[[], T], failed: str = "gives no answer", tries: int = TRIES) -> T:
-    """`insist` for a driver: UserError, which says what `failed`, where nothing helps."""
+    """`insist` for a driver: UserError, which says what `failed`, where nothing helps. At once where a store that has
+    never answered refuses us: no waiting brings credentials or a bucket's right name."""
+    global _answered
     try:
-        return insist(act, tries)
+        result = insist(act, tries, lambda e: not _answered and _refuses(e))
     except Exception as e:  # whatever a network and fsspec's backends raise
         cure = "set the credentials or the name that it asks for" if _refuses(e) else "try later"
         raise UserError(f"--results {_url}: {failed} ({type(e).__name__}: {e}); {cure}, or give another") from None
+    _answered = True
+    return result
 
 
-def insist(act: Callable[[], T], tries: int = TRIES) -> T:
-    """Try until the network is back, for about a minute; once only where a store that has never answered refuses us:
-    no waiting brings credentials or a bucket's right name."""
-    global _answered
+def insist(act: Callable[[], T], tries: int = TRIES, hopeless: Callable[[Exception], bool] = lambda _: False) -> T:
+    """Try until the network is back, for about a minute, unless an error is `hopeless`."""
     for nth in range(tries - 1):
         try:
-            result = act()
+            return act()
         except Exception as e:
-            if _refuses(e) and not _answered:
+            if hopeless(e):
                 raise
             time.sleep(PAUSE_S * 2**nth)
-        else:
-            _answered = True
-            return result
     return act()
 
 

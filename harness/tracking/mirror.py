@@ -12,10 +12,9 @@ import json
 import logging
 import math
 import os
-import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,9 @@ from harness.experiment.matrix import Entry
 from harness.report import names
 from harness.store import journal
 from harness.store.folder import RESULT, read_state, results
-from harness.tracking import finals, sqlite, views
+from harness.tracking import finals, runs, sqlite, views
 
 BATCH = 900  # metrics per request: below the limit of older servers
-STATUS = {"running": "RUNNING", "scoring": "RUNNING", "done": "FINISHED", "interrupted": "KILLED"}  # else FAILED
-MOST_NAMES = 4000  # characters of the tag `non_finite`, which MLflow cuts at 5,000 (8,000 in newer releases)
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sink has its own patience; MLflow's blocks for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -200,12 +197,12 @@ class Mirror:
                 if key.startswith(finals.HEADS):  # of an earlier version: of whichever scoring was the last
                     continue
                 if isinstance(value, int | float) and math.isfinite(value):
-                    metrics.append(Metric(_name(key), float(value), event["time_ms"], event["nimg"]))
+                    metrics.append(Metric(runs.name(key), float(value), event["time_ms"], event["nimg"]))
                 else:
                     dropped.append(f"{key} at {event['nimg']}")
             if "image" in event:
                 self._send_image(run, folder, event)
-        noted = _noted(before, dropped)
+        noted = runs.non_finite(before, dropped)
         more = f" and {noted['more']} more" if noted.get("more") else ""
         tags = [RunTag("non_finite", noted["text"] + more)] if dropped else []
         for i in range(0, max(len(metrics), 1), BATCH):
@@ -233,15 +230,7 @@ class Mirror:
         self, run: str, folder: Path, state: dict[str, Any], result: dict[str, Any], record: dict[str, Any]
     ) -> None:
         """Scores, tags, files and the status: whatever changed since they were last told."""
-        word, message = str(state.get("state")), str(state.get("message") or "")
-        if result.get("status"):
-            word, message = str(result["status"]), str(result.get("reason") or "")
-        elif word in ("done", "diverged") and not result:
-            word = "scoring"  # another experiment's scoring is done, this one's is to come
-        if STATUS.get(word) == "RUNNING" and self.closed:
-            word = "interrupted"  # its driver is gone
-        ended = STATUS.get(word) != "RUNNING"
-        now = {"status": word, "message": message[:4000] if ended else ""}
+        now = runs.state(state, result, self.closed)
         if now == record["told"] and not finals.is_other(record.get("result"), result):
             return
         from mlflow.entities import Metric, RunTag
@@ -251,9 +240,9 @@ class Mirror:
         tags |= {"spoilt_lines": result["spoilt_lines"]} if result.get("spoilt_lines") else {}
         at = int(float(state.get("time", time.time())) * 1000)
         costs = {f"cost/{k}": v for k, v in result.get("cost", {}).items() if isinstance(v, int | float)}
-        points = [Metric(_name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)]
+        points = [Metric(runs.name(k), float(v), at, result["nimg"]) for k, v in costs.items() if math.isfinite(v)]
         if finals.is_other(record.get("result"), result):
-            points += [Metric(_name(k), v, ms, nimg) for k, v, ms, nimg in finals.points(result, folder)]
+            points += [Metric(runs.name(k), v, ms, nimg) for k, v, ms, nimg in finals.points(result, folder)]
         self._client.log_batch(
             run, metrics=points, tags=[RunTag(k, str(v)) for k, v in tags.items() if v or k in record["told"]]
         )
@@ -263,29 +252,22 @@ class Mirror:
                 self._client.log_artifact(run, str(folder / name))
         if result.get("dataset"):
             self._client.log_inputs(run, datasets=[_dataset(result)])
-        if ended:
-            self._client.set_terminated(run, STATUS.get(word, "FAILED"), end_time=at)
+        status = runs.STATUS.get(now["status"], "FAILED")
+        if status == "RUNNING":
+            self._client.update_run(run, status=status)
         else:
-            self._client.update_run(run, status="RUNNING")
+            self._client.set_terminated(run, status, end_time=at)
         record |= {"told": now, "result": finals.mark(result)}
 
     def _create_run(self, entry: Entry, folder: Path, state: dict[str, Any]) -> str:
         from mlflow.entities import Param
 
-        cell = entry.serves[0]
         began = (folder / "config.yaml").stat().st_mtime if (folder / "config.yaml").exists() else state.get("time", 0)
-        tags = {
-            "kind": "trial",
-            "trial.id": entry.id,
-            "serves": "; ".join(f"{c.table}: {c.setting}, {c.arm}, seed {c.seed}" for c in entry.serves),
-            "mlflow.parentRunId": self._sent["parent"],
-            "mlflow.runColor": views.colour(cell.arm, self._arms),
-            "mlflow.source.name": "nashboard",
-        }
+        tags = runs.tags(entry, self._sent["parent"], self._arms)
         run = self._client.create_run(
             self.experiment_id, start_time=int(began * 1000), tags=tags, run_name=entry.name
         ).info.run_id
-        self._client.log_batch(run, params=[Param(k, str(v)[:500]) for k, v in _params(entry).items()])
+        self._client.log_batch(run, params=[Param(k, str(v)[:500]) for k, v in runs.params(entry).items()])
         return str(run)
 
     def _replace(self, entry: Entry, record: dict[str, Any]) -> None:
@@ -340,48 +322,11 @@ class Mirror:
             if set(keys) <= found.keys():
                 break
             for name, record in [pair for r in results(folder) for pair in r.get("metrics", {}).items()]:
-                key = _name(f"final/{name}")
+                key = runs.name(f"final/{name}")
                 found.setdefault(key, names.of(name, record)._replace(key=key))
         known = [n for key, n in found.items() if key in keys]
         pair, ordered = names.pair(known), [n.key for n in names.order(known)]
         return ordered + [k for k in keys if k not in ordered], pair and (pair[0].key, pair[1].key)
-
-
-# ── what a run is called and carries ─────────────────────────────────────────
-
-
-def _params(entry: Entry) -> dict[str, Any]:
-    """The axes of the matrix and what one compares by; the whole configuration is a file of the run."""
-    cell, trial = entry.serves[0], entry.trial
-    return {
-        "table": cell.table,
-        "setting": cell.setting,
-        "arm": cell.arm,
-        "seed": trial.seed,
-        "dataset": trial.dataset.name,
-        "resolution": getattr(trial.dataset.options, "resolution", None) or "native",
-        "backbone": trial.backbone.name,
-        "conditional": trial.conditional,
-        "variants": " + ".join(v.name for v in trial.variants) or "none",
-        "kimg": f"{trial.train.total_kimg:g}",
-        "batch_size": trial.train.batch_size,
-    }
-
-
-def _name(key: str) -> str:
-    """A metric's name with only what MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", key)
-
-
-def _noted(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """{"text": names, the earliest first, as many as a tag holds, "more": how many it does not}, `before` and new."""
-    text, more = before.get("text", ""), before.get("more", 0)
-    for name in names:
-        if more or len(text) + len(name) > MOST_NAMES:
-            more += 1
-        else:
-            text = f"{text}, {name}" if text else name
-    return {"text": text, "more": more}
 
 
 def _restore(client: Any, experiment: Any) -> bool:

@@ -6,4 +6,5 @@ environment.py  commit, machine, versions
 live.py         state.json: what the trial is doing
 upkeep.py       between steps: ticks, sample grids, distances, checkpoints
 scoring.py      its last and its best snapshot scored
+standalone.py   a trained model scored by itself
 """

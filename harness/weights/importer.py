@@ -92,6 +92,19 @@ def import_weights(path: Path, out: Path) -> Imported:
     return Imported(file, trial, resolution, counts, notes)
 
 
+def told(made: Imported, path: Path) -> list[str]:
+    """What the pickle `path` held, what was left behind, and how the checkpoint is scored: a line each."""
+    parts = " + ".join([made.trial.backbone.name, *(v.name for v in made.trial.variants)])
+    kind = "conditional" if made.trial.conditional else "unconditional"
+    images = made.trial.dataset.options.path
+    return [
+        f"{path}: {parts}, {made.resolution}x{made.resolution}, {kind}",
+        *(f"  {name}: {count:,} numbers, all names and shapes met" for name, count in made.networks.items()),
+        *(f"  {note}" for note in made.notes),
+        f"{made.file}: score it with: nashboard eval {made.file} --set dataset.path=FILE (recorded: {images})",
+    ]
+
+
 def describe(published: Published, place: str, notes: list[str]) -> tuple[int, int, dict[str, Any]]:
     """Resolution, number of classes and the raw trial. Adds to `notes` what is not known here."""
     g = next(published.networks[key] for key in ("G_ema", "G") if key in published.networks)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness import plugins
 from harness.data.imageset import ImageSet, Split
@@ -75,6 +76,16 @@ def test_images_and_labels(dataset: tuple[plugins.Dataset, Any]) -> None:
             x0, y0, x1, y1 = data.boxes.T
             assert (x0 >= 0).all() and (x0 < x1).all() and (x1 <= width).all()
             assert (y0 >= 0).all() and (y0 < y1).all() and (y1 <= height).all()
+
+
+def test_one_channel_is_the_luma_of_three_and_data_of_its_own(dataset: tuple[plugins.Dataset, Any]) -> None:
+    module, options = dataset
+    if not hasattr(options, "channels"):
+        pytest.skip("has three channels, always")
+    three, one = module.load(options), module.load(dataclasses.replace(options, channels=1))
+    luma = [np.asarray(Image.fromarray(x.transpose(1, 2, 0)).convert("L")) for x in np.asarray(three.images)]
+    assert one.channels == 1 and np.array_equal(np.asarray(one.images)[:, 0], luma)
+    assert one.fingerprint != three.fingerprint
 
 
 def test_the_record_is_plain_and_names_what_matters(dataset: tuple[plugins.Dataset, Any]) -> None:

@@ -31,8 +31,8 @@ def test_each_is_trained_drawn_and_probed_at_its_levels(tmp_path: Path, monkeypa
     assert len(results) == 4 and not list(Path("results").rglob("failed.txt"))
     for result in results:
         levels = (8, 16) if result["config"]["backbone"]["name"] == "sn_resnet" else (4, 8, 16)
-        curves = {f"loss/align/{level}" for level in levels} if result["config"]["variants"] else set()
-        assert {name for name in result["series"] if name.startswith("loss/align/")} == curves
+        curves = {f"loss/align_empty/{level}" for level in levels} if result["config"]["variants"] else set()
+        assert {name for name in result["series"] if name.startswith("loss/align_empty/")} == curves
         assert {"gradcam", "robustness", "consistency"} <= set(result["figures"])
     assert cli.main(["attention", "both.yaml", "--device", "cpu", "--images", "16"]) == 0
     probed = json.loads(Path("results/both/attention.json").read_text())["trials"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 
 import cli
+from harness import plugins
+from harness.data import prepare
+from harness.experiment import files
 from tests.cifar_files import write_archive
 from tests.pictures.test_gallery import ALWAYS, EDITS
 
@@ -121,6 +125,24 @@ def test_each_verb_says_what_it_does_and_takes(word, capsys):
     assert end.value.code == 0 and (word or "VERB") in said
     options = cli.VERBS[word].options if word else ()
     assert all(name in said for o in options for name in o.how.get("choices", o.names))
+
+
+@pytest.mark.parametrize("word", cli.VERBS)
+def test_each_verb_shows_two_examples_that_are_true(word, capsys):
+    """The parser takes them, and what they name of ours is there."""
+    assert len(set(cli.VERBS[word].examples)) == 2
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args([word, "--help"])
+    said = capsys.readouterr().out
+    for example in cli.VERBS[word].examples:
+        line = f"nashboard {word} {example}".rstrip()
+        assert f"\n  {line}\n" in said
+        args = cli.parser().parse_args(shlex.split(line, comments=True)[1:])
+        experiment = getattr(args, "experiment", None)
+        if experiment and experiment != "mine.yaml":
+            files.load(experiment, getattr(args, "set", []))
+        assert {*(getattr(args, "metrics", None) or "fid").split(",")} <= {*plugins.names("harness.metrics")}
+        assert word != "data" or args.name in prepare.RECIPES
 
 
 def test_plan_runs_nothing(tiny, tmp_path, capsys, monkeypatch):

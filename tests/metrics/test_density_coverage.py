@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from harness.evaluation.evidence import Evidence, Setting
+from harness.experiment.spec import Eval, Plugin
 from harness.metrics import density_coverage as dc
 from harness.metrics._neighbours import radii
+from tests.contract.test_metrics import image_set
 from tests.golden._golden import Case, cases
 
 
@@ -58,3 +61,22 @@ def test_the_recorded_manifold_is_the_union_of_the_balls(case: Case) -> None:
     fakes, reals = case["in/feat_gen"].double(), case["in/feat_real"].double()
     balls, _ = dc.inside(fakes, reals, case["out/radius_real"].double())
     assert torch.equal(balls > 0, case["out/gen_in_real_manifold"].bool())
+
+
+def test_the_records_are_those_of_their_definition() -> None:
+    """By brute force: k-th nearest other real, balls around reals, fakes within them."""
+    num_fakes, num_reals, k = 60, 90, 3
+    options = dc.Options(extractor="efficientnet_lite0", k=k)
+    setting = Setting(Eval((Plugin("density_coverage", options),), num_fakes=num_fakes), image_set(num_reals), None)
+    samples = {s.source: s for s in dc.needs(options, setting).features}
+    rng = np.random.default_rng(0)
+    fakes, reals = (rng.normal(0.3 * i, 1, (n, 4)).astype(np.float32) for i, n in enumerate((num_fakes, num_reals)))
+    evidence = Evidence(features={samples["fakes"]: fakes, samples["train"]: reals})
+    evidence.about[samples["fakes"].extractor] = {"extractor": "x"}
+    found = {name.split("_")[0]: r for name, r in dc.compute(evidence, options, setting).items()}
+    reach = np.sort(np.linalg.norm(reals[:, None] - reals, axis=2), 1)[:, k]  # the 0th is the real itself
+    within = np.linalg.norm(fakes[:, None] - reals, axis=2) < reach
+    assert found["density"]["value"] == pytest.approx(within.sum() / (k * num_fakes))
+    assert found["coverage"]["value"] == pytest.approx(within.any(0).mean())
+    assert found["density"]["extra"]["of_equal_distributions"] == 1
+    assert found["coverage"]["extra"]["of_equal_distributions"] == dc.expected_coverage(num_fakes, num_reals, k)

@@ -10,9 +10,10 @@ from harness.data.stacked import Stacked
 from harness.datasets import _fashion_files
 from harness.errors import UserError
 from harness.evaluation import classifier
-from harness.evaluation.evidence import Setting
+from harness.evaluation.evidence import Evidence, Setting
 from harness.experiment.spec import Eval, Plugin
 from harness.metrics import modes
+from tests.contract import test_metrics as contract
 from tests.contract.test_metrics import image_set
 
 
@@ -147,6 +148,36 @@ def test_each_channel_is_read_by_itself() -> None:
         whole = network(images)
         parts = [network(images[:, c : c + 1]) for c in range(3)]
     assert torch.allclose(whole, torch.cat(parts, 1), atol=1e-5)
+
+
+def test_the_records_are_of_fakes_of_reals_and_tell_of_the_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes of one mode beside reals of all, read without a mistake: each figure under its own name, and below a table
+    what the classifier is right about and what it mistakes."""
+    taken = np.zeros((10, 50))
+    taken[np.arange(10), 5 * np.arange(10) + 4] = 1
+    taken[6] = 0
+    taken[6, [34, 4, 20]] = 0.8, 0.15, 0.05  # as itself, as class 0, as class 4
+    judge = classifier.Classifier(classifier.Network(), taken, 0.9, "digest")
+    monkeypatch.setattr(classifier, "load", lambda name: judge)
+    case = contract.setting("modes")
+    needs = modes.needs(modes.Options(), case)
+    labels = {"fakes": np.full(contract.FAKES, 472), "heldout": np.arange(contract.FAKES) % 1000}
+    evidence = Evidence()
+    for sample in needs.features:
+        of_channels = labels[sample.source][:, None] // [100, 10, 1] % 10
+        log_p = np.full((sample.count, 3, 10), -9.0, np.float32)
+        np.put_along_axis(log_p, of_channels[..., None], -1e-3, 2)
+        evidence.features[sample] = log_p.reshape(sample.count, 30)
+    records = modes.compute(evidence, modes.Options(), case)
+    found = {name: record["value"] for name, record in records.items()}
+    assert (found["modes1k"], found["modes_raw1k"], found["modes_raw_heldout1k"]) == (1, 1, 1000)
+    assert found["modes_heldout1k"] >= 999
+    assert found["modes_kl1k"] == found["modes_kl_raw1k"] == pytest.approx(np.log(1000))
+    assert found["modes_kl_raw_heldout1k"] == pytest.approx(0)
+    extra = records["modes1k"]["extra"]
+    assert (extra["accuracy"], extra["confusion"]) == (0.9, taken.tolist())
+    for words in ("90.0% of the unseen", "all three in 72.9%", "class 6 for 0 (15.0%), 6 for 4 (5.0%)"):
+        assert words in extra["told"]
 
 
 def test_what_it_can_not_count_is_one_line() -> None:

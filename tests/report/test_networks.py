@@ -99,3 +99,19 @@ def test_nothing_is_said_where_nobody_names_a_network(own: Path) -> None:
     assert networks.shared(fake.trial(variants=("sel",)), {"extractor": LITE0}) is None
     taught = replace(fake.trial(), backbone=plugin("backbones", "taught"))
     assert networks.shared(taught, {}) is None
+
+
+def test_what_a_record_tells_stands_below_its_table_once(tmp_path: Path) -> None:
+    """On the page, in the tables as text and in MLflow's note, whoever of the trials says it; a record of before that
+    tells nothing is read as ever."""
+    made = table({"baseline": {}, "sel": {"variants": (plugin("harness.variants", "sel"),)}})
+    for arm, cell in zip(("baseline", "sel"), made.cells.values(), strict=True):
+        for trial in cell:
+            figure = score(950.0, "higher")
+            figure["extra"] = {"told": "read by a classifier that is right about 91.4%"} if arm == "sel" else {}
+            finish(tmp_path, trial, {"modes50k": figure, "fid50k_full": 3.0})
+    report = collect(fake.experiment(made), tmp_path)
+    (t,) = report.tables
+    assert [note for note in t.notes if "91.4%" in note] == ["read by a classifier that is right about 91.4%"]
+    pages = [path.read_text() for path in write(report, tmp_path) if path.suffix in (".html", ".md")]
+    assert len(pages) == 2 and all("91.4%" in text for text in (*pages, tables.note(report)))
