@@ -14,6 +14,7 @@ from harness.report.model import Cell, Counts, MetricTable, Outcome, Report, Tab
 
 Place = tuple[str, str]  # setting, arm
 CLEAR = 2.0  # sds of its own pairs: an effect that is called clear
+MARKS = "† and ‡ as below the table itself: trials that differ in more than seed and arm, and a biased distance"
 NO_CURVES = "No table at equal seconds: these trials have no curves of a distance; `eval.during` measures them."
 
 
@@ -73,7 +74,8 @@ def compare(report: Report) -> tuple[Comparison, ...]:
     out = []
     for i, c in enumerate(found):
         cells = {k: replace(e, look=looks.get((i, k), effects.PLAIN)) for k, e in c.cells.items()}
-        out.append(replace(c, cells=cells, notes=(*_notes(len(keys), entries), *c.notes)))
+        marked = [MARKS] if any(e.marks for e in cells.values()) else []
+        out.append(replace(c, cells=cells, notes=(*_notes(len(keys), entries), *c.notes, *marked)))
     return tuple(out)
 
 
