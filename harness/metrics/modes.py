@@ -26,7 +26,7 @@ from harness.evaluation import classifier
 from harness.evaluation.evidence import Evidence, Heading, Needs, Record, Sample, Setting, record, short
 from harness.evaluation.features import Extractor
 
-EPOCH = 1
+EPOCH = 2
 
 THRESHOLD = 0.3  # of the even share
 MISTAKES = 3  # of the classifier are named

@@ -130,6 +130,8 @@ def test_a_triple_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
 
     assert np.array_equal(images(100, 3)[:40], images(40, 3))
     assert not np.array_equal(images(40, 3), images(40, 4))
+    train, test = (stacked_fashion_mnist.draw(60, 40, 3, split) for split, _ in HALVES)
+    assert not np.array_equal(train, test)  # held-out triples are no shadow of those of training
 
 
 def test_the_thousand_modes_are_equally_likely() -> None:

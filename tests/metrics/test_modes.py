@@ -97,6 +97,28 @@ def test_sure_readings_tell_more_than_classes_alone() -> None:
     assert errors[0] < errors[1] / 2
 
 
+def test_mistakes_too_rare_to_be_met_are_not_taken_for_modes() -> None:
+    """A confusion from a thousand images a class misses many of its cells; the counts of far more fakes do not."""
+    true = np.zeros((10, 50))
+    for a in range(10):
+        rare = np.random.default_rng(a).exponential(size=50) ** 3
+        true[a] = 0.08 * rare / rare.sum()
+        true[a, 5 * a : 5 * a + 5] += np.array([0.02, 0.03, 0.06, 0.11, 0.70])
+    true /= true.sum(1, keepdims=True)
+    errors = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        met = np.concatenate([rng.choice(50, 1000, p=row) for row in true])
+        shares = planted(100, seed).ravel()
+        classes = rng.choice(1000, 20_000, p=shares)[:, None] // [100, 10, 1] % 10
+        read = (rng.random(classes.shape)[..., None] > true.cumsum(1)[classes]).sum(2).clip(max=49)
+        known = classifier.confusion_of(np.repeat(np.arange(10), 1000), met)
+        found = modes.corrected(modes.table(read, classifier.READINGS), known, 100)
+        assert abs((found > 0.3 / 1000).sum() - 100) <= 3
+        errors.append(modes.kl_to_even(found) - np.log(10))
+    assert abs(np.mean(errors)) < 0.05
+
+
 def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Grey images [n, 8, 8] whose class is their brightness: learnt in a few steps."""
     classes = np.arange(n, dtype=np.int64) % 10
