@@ -3,10 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help smoke test test-all faults doors check format bench ui picture clean
+.PHONY: help smoke test test-all cover contract faults doors check format bench ui picture clean
 help:
 	@echo "make smoke     train baseline, +SEL and +L_align and print the table (about 4 minutes on two cores)"
 	@echo "make test      fast tests;  make test-all: also slow and browser tests"
+	@echo "make cover     the contract of variants: each on two backbones, each backbone with two (a minute on two cores)"
+	@echo "make contract  the contract of every variant on every backbone, with labels and without (some 5 minutes on two cores)"
 	@echo "make faults    kill, fill, freeze, spoil: the fault trials, written to docs/faults.md (about 20 minutes on two cores)"
 	@echo "make doors     as root: two users on one machine, and what listens, written to docs/security.md (2 to 15 minutes)"
 	@echo "make check     ruff and mypy over source and tests"
@@ -28,6 +30,13 @@ test: $(READY)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu"
+
+cover: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cover tests/contract
+
+CELLS ?=
+contract: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.contract $(CELLS)
 
 faults: $(READY)
 	NASHBOARD_FAULTS=docs/faults.md $(BIN)/python -m pytest -m slow tests/faults

@@ -38,5 +38,5 @@ and what it needs of
                                          {"loss/align": 0.3, ...}; said once in the log, and on the report's page
 
 `hooks` and `encoder` raise UserError where the networks or the resolution don't fit. A variant owns no parameter that
-D trains; what it remembers is a memory. tests/contract/test_variants.py holds every file here to this.
+D trains; what it remembers is a memory. `make contract` (tests/contract) holds every file here to this, everywhere.
 """

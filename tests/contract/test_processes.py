@@ -1,4 +1,4 @@
-"""The number of processes that train a trial together moves no number: every backbone, every variant, every phase."""
+"""The number of processes that train a trial together moves no number: every backbone, every phase of the loop."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,61 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from backbones import sn_dcgan
-from harness import plugins
 from harness.errors import UserError
 from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.spec import Trial
-from harness.method.hooks import ArmHooks, DStep, Hooks, Term
+from harness.method.hooks import DStep, Hooks, Term
 from harness.training import order, ranks
 from harness.training.arm import build, load_data
-from harness.training.state import new_state
-from harness.training.train import train
 from tests import tiny
-from tests.contract import NOT_POSSIBLE, names
+from tests.contract import cells
+from tests.contract.cells import BACKBONES, CPU, Cell, differing
 
 pytestmark = pytest.mark.slow
-CPU = torch.device("cpu")
-OUTSIDE = {"plain_dcgan": {"name": "plain_dcgan", "width": 8, "z_dim": 8}}
-BACKBONES = names("backbones")
-VARIANTS = ("baseline", *names("harness.variants"))
-_ADAM = {"lr": 1e-3, "eps": 1e-3}  # a gradient that is rounding alone makes no whole step of its sign
-EVERYTHING: dict[str, Any] = {
-    "batch_size": 8, "batch_gpu": 4, "total_kimg": 0.048, "d_steps": 2, "r1_gamma": 1.0, "r1_interval": 2,
-    "ema_kimg": 0.02, "g": _ADAM, "d": _ADAM,
-}  # fmt: skip
-WEIGHTS = ("g/", "d/", "g_ema/", "opt_", "memory/", "pl_mean", "stats/")
 
 
 def trial_of(backbone: str, variant: str, **train: Any) -> Trial:
-    """All phases of the loop that the variant does not refuse."""
-    chosen: dict[str, Any] = {}
-    off: dict[str, Any] = {}
-    if variant != "baseline":
-        module = plugins.find("harness.variants", variant)
-        needs = [n for n in VARIANTS[1:] for what in getattr(module, "REQUIRES", ())
-                 if what in getattr(plugins.find("harness.variants", n), "PROVIDES", ())][:1]  # fmt: skip
-        chosen = {**dict.fromkeys(needs, {}), variant: {}}
-        off = tiny.without(module)
-    known = tiny.BACKBONES | tiny.OTHERS
-    like = backbone if backbone in known else "sn_dcgan"
-    styles = {"pl_weight": 2.0, "pl_interval": 2, "style_mixing": 0.9} if like == "stylegan2" else {}
-    own = {} if backbone in known else {"backbone": OUTSIDE[backbone]}
-    return tiny.trial(
-        like, "baseline", True, variants=chosen, train={**EVERYTHING, **styles, **off, **train}, **own
-    )  # fmt: skip
+    return cells.trial_of(Cell(backbone, variant, True), **train)
 
 
 def trained(trial: Trial, also: dict[str, Hooks] | None = None) -> dict[str, Tensor]:
     torch.set_num_threads(1)
-    data, _ = load_data(trial)
-    g, d, hooks = build(trial, data, CPU)
-    state = new_state(g, d, trial.train)
-    together = ArmHooks({**hooks.variants, **(also or {})})
-    train(
-        state, trial.train, data, together,
-        seed=trial.seed, conditional=trial.conditional, upkeep=lambda state: False,
-    )  # fmt: skip
-    return {k: v.clone() for k, v in state.tensors().items() if k.startswith(WEIGHTS)}
+    return cells.left(cells.trained(trial, also=also or {}))
 
 
 def follow(rank: int, plain: list[dict[str, Any]]) -> Callable[[], None]:
@@ -81,22 +46,18 @@ def by_both(trials: list[Trial], world: int = 2) -> Iterator[tuple[dict[str, Ten
     return zip(alone, together, strict=True)
 
 
-def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, float]:
-    """By how much of its scale each tensor that is not the same bits differs."""
-    assert a.keys() == b.keys()
-    off = {k: (a[k].double() - b[k].double()).abs().max() for k in a if not torch.equal(a[k], b[k])}
-    return {k: float(v / a[k].double().abs().max().clamp_min(1e-3)) for k, v in off.items()}
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_two_processes_with_a_microbatch_each_leave_the_bits_of_one(backbone: str) -> None:
-    """Weights, running moments, power iterations, w_avg, path length's mean, EMA, Adam, memories, losses and scores."""
-    possible = [v for v in VARIANTS if (backbone, v) not in NOT_POSSIBLE]
-    trials = [trial_of(backbone, v) for v in possible]
-    for variant, (alone, together) in zip(possible, by_both(trials), strict=True):
-        assert not differing(alone, together), variant
+@pytest.mark.cover
+def test_two_processes_with_a_microbatch_each_leave_the_bits_of_one() -> None:
+    """Weights, running moments, power iterations, w_avg, path length's mean, EMA, Adam, memories, losses and scores, of
+    every backbone; with every variant: tests/contract/test_cells.py, and all of them: make contract."""
+    trials = [trial_of(backbone, "baseline") for backbone in BACKBONES]
+    moved = set()
+    for backbone, (alone, together) in zip(BACKBONES, by_both(trials), strict=True):
+        assert not differing(alone, together), backbone
         moving = [k for k in alone if k.startswith(("g/", "d/")) and k.endswith(("running_var", "w_avg", "_u"))]
-        assert bool(moving) == (backbone not in (*OUTSIDE, "r3gan")) and all(alone[k].abs().sum() > 0 for k in moving)
+        assert all(alone[k].abs().sum() > 0 for k in moving), backbone
+        moved |= {k.rsplit(".", 1)[-1] for k in moving}
+    assert {"running_var", "w_avg", "_u"} <= moved, "each kind of them is met"
 
 
 @pytest.mark.parametrize(("world", "microbatch"), [(2, 2), (4, 2), (4, 1)])

@@ -1,8 +1,7 @@
-"""One suite over every file of the shelf of variants, and over some that a user would bring: what the harness and a
-comparison of arms rely on."""
+"""Every file of the shelf of variants, and some that a user would bring, are options that read back; and what the
+protocol refuses. How each trains on which backbone: tests/contract/cells.py."""
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +16,20 @@ from harness.experiment.parse import parse_trial, to_plain
 from harness.experiment.schema import parse, plain
 from harness.experiment.spec import Trial
 from harness.training.arm import build, load_data
-from harness.training.state import State, new_state
+from harness.training.state import new_state
 from harness.training.train import train
 from tests import tiny
-from tests.contract import NOT_POSSIBLE
-
-OUTSIDE = Path(__file__).parents[1] / "outside" / "variants"
-NAMES = sorted({*plugins.names("harness.variants"), *(p.stem for p in OUTSIDE.glob("[!_]*.py"))})
-FAST = {name: list(tiny.BACKBONES)[i % len(tiny.BACKBONES)] for i, name in enumerate(NAMES)}  # a backbone for each
-CASES = [
-    pytest.param(backbone, name, marks=[] if backbone == FAST[name] else pytest.mark.slow)
-    for backbone in tiny.BACKBONES
-    for name in NAMES
-]
-CASES += [(backbone, "align") for backbone in tiny.OTHERS]  # with sel; every pair: tests/contract/test_processes.py
-
-
-@pytest.fixture(autouse=True)
-def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The shelf with the files from outside, and one thread."""
-    monkeypatch.setattr(harness.variants, "__path__", [*harness.variants.__path__, str(OUTSIDE)])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.contract.cells import VARIANTS, needed
 
 
 def trial_of(backbone: str, name: str, conditional: bool = False, **train: Any) -> Trial:
-    """A tiny trial with variant `name` and what it requires, and without what of the recipe it refuses."""
-    module = plugins.find("harness.variants", name)
-    givers = {
-        what: next(n for n in NAMES if what in getattr(plugins.find("harness.variants", n), "PROVIDES", ()))
-        for what in getattr(module, "REQUIRES", ())
-    }
-    variants = {**dict.fromkeys(givers.values(), {}), name: {}}
-    recipe = {"total_kimg": 0.032, **train, **tiny.without(module)}
-    return tiny.trial(backbone, "baseline", conditional, variants=variants, train=recipe)
+    """A tiny trial with variant `name`."""
+    variant = plugins.find("harness.variants", name)
+    recipe = {"total_kimg": 0.032, **train, **tiny.without(variant)}
+    return tiny.trial(backbone, "baseline", conditional, variants={**needed(variant), name: {}}, train=recipe)
 
 
-def run(
-    trial: Trial, upkeep: Callable[[State], bool] = lambda state: False, resume: tuple[Any, int] | None = None
-) -> State:
-    data, _ = load_data(trial)
-    g, d, hooks = build(trial, data, torch.device("cpu"))
-    state = new_state(g, d, trial.train)
-    if resume is not None:
-        state.load(*resume)
-    train(state, trial.train, data, hooks, seed=trial.seed, conditional=trial.conditional, upkeep=upkeep)
-    return state
-
-
-def refused(backbone: str, name: str, trial: Trial) -> bool:
-    """Whether this pair can't be, which its own line must say then."""
-    if (backbone, name) not in NOT_POSSIBLE:
-        return False
-    with pytest.raises(UserError, match=f"variants.{name}: {NOT_POSSIBLE[backbone, name]}"):
-        build(trial, load_data(trial)[0], torch.device("meta"))
-    return True
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert not [k for k in a if not torch.equal(a[k], b[k])]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_defaults_parse_and_read_back(name: str) -> None:
     module = plugins.find("harness.variants", name)
     options = parse(module.Options, {}, name)
@@ -91,69 +39,6 @@ def test_defaults_parse_and_read_back(name: str) -> None:
         parse(module.Options, profile, name)
     trial = trial_of("sn_dcgan", name)
     assert parse_trial(to_plain(trial), "t") == trial
-
-
-@pytest.mark.parametrize(("backbone", "name"), CASES)
-def test_it_trains_finite_and_resumed_as_uninterrupted(backbone: str, name: str) -> None:
-    trial = trial_of(backbone, name, conditional=backbone != "stylegan2")
-    if refused(backbone, name, trial):
-        return
-    kept: dict[str, Tensor] = {}
-
-    def keep(state: State) -> bool:
-        if state.nimg == 16:
-            kept.update({k: v.clone() for k, v in state.tensors().items()})
-        return False
-
-    whole = run(trial, keep)
-    assert all(v.isfinite().all() for v in whole.tensors().values())
-    assert_equal(run(trial, resume=(kept, 16)).tensors(), whole.tensors())
-    for name_, values in whole.stats.stacked().items():
-        assert not name_.startswith("loss/") or values.ndim == 1, "a part is a scalar of its microbatch"
-
-
-@pytest.mark.parametrize(("backbone", "name"), CASES)
-def test_its_batches_latents_and_first_weights_are_the_baselines(backbone: str, name: str) -> None:
-    seen = []
-    if refused(backbone, name, trial_of(backbone, name)):
-        return
-    for trial in (trial_of(backbone, name), tiny.trial(backbone, train=plain(trial_of(backbone, name).train))):
-        data, _ = load_data(trial)
-        g, d, hooks = build(trial, data, torch.device("cpu"))
-        first = {k: v.clone() for k, v in [*g.backbone.state_dict(prefix="g.").items(), *d.state_dict().items()]}
-        latents: list[Tensor] = []
-        draw = g.backbone.sample_z
-
-        def noted(n: int, rng: Any, draw: Any = draw, out: list[Tensor] = latents) -> Tensor:
-            out.append(draw(n, rng))
-            return out[-1]
-
-        g.backbone.sample_z = noted
-        shown: list[int] = []
-        look = data.images
-
-        class Images:
-            def __getitem__(self, items: Any, look: Any = look, shown: list[int] = shown) -> Any:
-                shown.extend(int(i) for i in items)
-                return look[items]
-
-            def __len__(self, look: Any = look) -> int:
-                return len(look)
-
-        object.__setattr__(data, "images", Images())
-        train(
-            new_state(g, d, trial.train), trial.train, data, hooks,
-            seed=0, conditional=False, upkeep=lambda state: state.nimg >= 16,
-        )  # fmt: skip
-        seen.append((first, latents, shown))
-    (weights, latents, shown), (base_weights, base_latents, base_shown) = seen
-    assert_equal(weights, base_weights)
-    assert len(latents) == len(base_latents) > 0
-    assert all(map(torch.equal, latents, base_latents))
-    size = trial.train.batch_size
-    if len(shown) > len(base_shown):  # a paired loss: each step of G meets the reals of the next step of D
-        shown = [i for k in range(0, len(shown), 2 * size) for i in shown[k : k + size]]
-    assert shown == base_shown
 
 
 # ── rules of the protocol ────────────────────────────────────────────────────

@@ -107,13 +107,13 @@ def test_a_bound_that_does_not_bind_changes_nothing() -> None:
     """Looking at gradients moves no weight, buffer, moment or draw: L_align, G and D are as without."""
     for backbone in tiny.BACKBONES:
         plain, loose = (
-            run(trial_of(backbone, 3, **ALONG, weight=0.3, **more)).tensors()
+            run(trial_of(backbone, 2, **ALONG, weight=0.3, **more)).tensors()
             for more in ({}, {"max_ratio": 1e9, "ratio_every": 1})
         )  # fmt: skip
         left = [k for k in plain if not k.startswith(("places/", "stats/raw/", "stats/loss/align/"))]
         assert not [k for k in left if not torch.equal(plain[k], loose[k])]
         assert torch.equal(plain["stats/loss/align"], loose["stats/loss/align"])
-        assert (loose["stats/loss/align/weight"] == 0.3).all() and len(loose["stats/loss/align/ratio"]) == 3
+        assert (loose["stats/loss/align/weight"] == 0.3).all() and len(loose["stats/loss/align/ratio"]) == 2
         assert not [k for k in plain if k.startswith("memory/")]
 
 
@@ -124,7 +124,7 @@ def test_a_resumed_trial_remembers_its_ratios() -> None:
         kept[state.nimg] = {k: v.clone() for k, v in state.tensors().items()}
         return False
 
-    trial = trial_of("stylegan2", 5, **ALONG, max_ratio=MOST, ratio_every=3, warmup_kimg=0.02)
+    trial = trial_of("sn_dcgan", 5, **ALONG, max_ratio=MOST, ratio_every=3, warmup_kimg=0.02)
     whole = run(trial, keep).tensors()
     assert kept[8]["memory/align/last"] > 0 and not torch.equal(
         kept[8]["memory/align/last"], whole["memory/align/last"]

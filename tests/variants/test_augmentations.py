@@ -18,8 +18,9 @@ from harness.rng import Streams
 from harness.training.state import State
 from harness.variants import ada, diffaugment
 from tests import tiny
-from tests.contract.test_processes import by_both, differing
-from tests.contract.test_variants import run
+from tests.contract.cells import differing
+from tests.contract.test_processes import by_both
+from tests.variants.arms import trained
 
 DRAWS = Streams(0, "t", 0)
 ALL: dict[str, Any] = dict.fromkeys(ada.KINDS, 1.0)
@@ -240,7 +241,7 @@ def test_adas_memory_is_its_rule_over_the_journal_and_the_same_after_a_resume() 
             kept.update({k: v.clone() for k, v in state.tensors().items()})
         return False
 
-    whole = run(trial, keep)
+    whole = trained(trial, keep)
     stats, p, want = whole.stats.stacked(), 0.5, []
     for step, real in enumerate(stats["scores/real"].view(6, -1), start=1):
         want.append(p)
@@ -251,7 +252,7 @@ def test_adas_memory_is_its_rule_over_the_journal_and_the_same_after_a_resume() 
     assert stats["loss/ada/p"].tolist() == pytest.approx(want, abs=1e-6)
     assert float(whole.memory["ada"]["p"]) == pytest.approx(p, abs=1e-6) != 0.5
     assert kept["memory/ada/images"] == 8
-    again = run(trial, resume=(kept, 24)).tensors()
+    again = trained(trial, resume=(kept, 24)).tensors()
     assert not [k for k, v in whole.tensors().items() if not torch.equal(v, again[k])]
 
 
