@@ -107,9 +107,10 @@ def plan(args: argparse.Namespace) -> int:
 
     if min(args.gpus) < 1:
         raise UserError(f"--gpus {min(args.gpus)}: must be 1 or more")
-    found = _recognised(args)
-    _say(*plans.check(found.experiment, args.results))
-    _say(plans.table(found.experiment, args.results, found.absent, args.gpus, cores()))
+    found = _recognised(args, recall=False)
+    experiment, noted = plans.check(found.experiment, args.results)
+    _say(*noted)
+    _say(plans.table(experiment, args.results, found.absent, args.gpus, cores()))
     return 0
 
 
@@ -323,14 +324,15 @@ def _begin(args: argparse.Namespace) -> None:
     _say(f"{args.experiment}: looking up its trials in {args.results}")
 
 
-def _recognised(args: argparse.Namespace) -> "Found":
-    """The experiment with its trials as results know them; says what is to be said of that."""
+def _recognised(args: argparse.Namespace, recall: bool = True) -> "Found":
+    """The experiment with its trials as results know them; says what is to be said of that. `recall`: its cells that
+    the last matrix found impossible are marked."""
     from harness.experiment import files
-    from harness.orchestration import recognise
+    from harness.orchestration import possible, recognise
 
     found = recognise.recognise(files.load(args.experiment, args.set), args.results.absolute())
     _say(*found.notes)
-    return found
+    return found._replace(experiment=possible.recalled(found.experiment, args.results.absolute())) if recall else found
 
 
 def _shown(rep: "Report", written: Sequence[Path]) -> list[Any]:

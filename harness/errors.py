@@ -69,6 +69,10 @@ class UserError(Exception):
         super().__init__(shortened(legible(redact(message), max(1, len(message))), 1000))
 
 
+class NotPossible(UserError):
+    """Parts that are each well written and can't be one trial: `run.not_possible: mark` marks its cell instead."""
+
+
 class Diverged(Exception):
     """A value that must be finite is not. The message names the value; the trial ends as `diverged`."""
 

@@ -75,6 +75,12 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in found if not m.name.startswith("_"))
 
 
+def has(package: str, name: str) -> bool:
+    """Whether the shelf holds the plugin. One that is loaded is not looked for on the disk again: this is asked once
+    and again for every trial of a matrix."""
+    return not name.startswith("_") and (f"{package}.{name}" in sys.modules or name in names(package))
+
+
 @overload
 def find(package: Literal["backbones"], name: str, place: str = "") -> Backbone: ...
 @overload
@@ -103,9 +109,9 @@ def find(package: str, name: str, place: str = "") -> Any:
 
 def told(variants: Iterable[Any], curves: Mapping[str, Any]) -> list[str]:
     """What an arm's variants say of curves {name: value} of one tick: see `told` in `harness.variants`."""
-    known, found = names("harness.variants"), list[str | None]()
+    found = list[str | None]()
     for v in variants:
-        if v.name in known:
+        if has("harness.variants", v.name):
             module = find("harness.variants", v.name)
             if hasattr(module, "told") and isinstance(v.options, module.Options):
                 found.append(module.told(v.options, curves))

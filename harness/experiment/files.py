@@ -1,30 +1,32 @@
 """Experiment files: YAML in, `harness.experiment.spec` objects out.
 
-An experiment is a base trial, `settings` (named overrides: the columns of a table),
-`arms` (named lists of variants: its rows) and `seeds`; or it includes other experiments. The word `set`
-in an arm is no variant but what else that arm changes: `set: {train.g.lr: 2.0e-4}`, laid between `settings`
-and `--set`; of `train` and `backbone` alone, since arms that are compared share data, scoring and seeds.
+An experiment is a base trial, `settings` (named overrides: the columns of a table; a `preset` in one stands in
+place of the file's, below the file's own keys), `arms` (named lists of variants: its rows) and `seeds`; or it
+includes other experiments. The word `set` in an arm is no variant but what else that arm changes:
+`set: {train.g.lr: 2.0e-4}`, laid between `settings` and `--set`; of `train` and `backbone` alone, since arms that
+are compared share data, scoring and seeds. `run: {not_possible: mark}` leaves out cells that can't be.
 `plugins` names folders whose files join the shelves.
 A trial's keys are those of `Trial`; presets under experiments/presets/ are partial trials.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from harness import outside, plugins
 from harness.disk import ROOT
-from harness.errors import UserError, legible
+from harness.errors import NotPossible, UserError, legible
 from harness.experiment.loader import parse_yaml, read_yaml
 from harness.experiment.parse import TRIAL_KEYS, merge, named, parse_trial
-from harness.experiment.schema import home, mapping, parse
+from harness.experiment.schema import convert, home, mapping, parse
 from harness.experiment.spec import Experiment, Plugin, Run, Table, Trial
 from harness.experiment.words import meant, shown
 
 SHIPPED = ROOT / "experiments"
 OWN = "set"  # of an arm: what else it changes
+PRESET = "preset"  # of a setting: its own
 TAKEN = ("trials", "superseded", "mlartifacts")  # what else lies in the folder of results
 
 
@@ -57,7 +59,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     path = _locate(Path(path))
     folders = tuple(plugin_folders(path, texts))
     outside.use_paths(folders, f"{path}: plugins")
-    file, _ = _read(path, sets)
+    file, _, _ = _read(path, sets)
     tables: dict[str, Table] = {}
     for table in _tables(path, sets):
         if tables.setdefault(table.name, table) is not table:
@@ -136,12 +138,18 @@ def _locate(path: Path) -> Path:
 
 
 def _tables(
-    path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, above: tuple[Path, ...] = ()
+    path: Path,
+    sets: list[tuple[str, Any]],
+    over: dict[str, Any] | None = None,
+    above: tuple[Path, ...] = (),
+    mark: bool = False,
 ) -> Iterator[Table]:
-    """The file's own table, or those of the files it includes; `over` lies on the file, `above` are its includers."""
-    file, base = _read(path, sets, over, included=bool(above))
+    """The file's own table, or those of the files it includes; `over` lies on the file, `above` are its includers.
+    `mark`: one of them asks that cells that can't be are marked."""
+    file, base, own = _read(path, sets, over, included=bool(above))
+    mark = mark or file.run.not_possible == "mark"
     if not file.include:
-        yield _table(file, base, sets, path)
+        yield _table(file, base, own, sets, path, mark)
         return
     if path in above:
         raise UserError(f"{path}: include: leads back to this file; a file can't include itself")
@@ -151,7 +159,7 @@ def _tables(
             raise UserError(f"{path}: include: {name!r}: must lie in the folder of the file that includes it")
         changes = mapping({} if changes is None else changes, f"{path}: include.{name}")
         laid = merge(base, changes, f"{path}: include.{name}")
-        yield from _tables(_locate(path.parent / name), sets, laid, (*above, path))
+        yield from _tables(_locate(path.parent / name), sets, laid, (*above, path), mark)
 
 
 def _inside(name: str) -> bool:
@@ -161,8 +169,9 @@ def _inside(name: str) -> bool:
 
 def _read(
     path: Path, sets: list[tuple[str, Any]], over: dict[str, Any] | None = None, included: bool = False
-) -> tuple[_File, dict[str, Any]]:
-    """The file's own keys, and its base trial: preset, then the file's keys with those of `over` laid on them."""
+) -> tuple[_File, dict[str, Any], dict[str, Any]]:
+    """The file's own keys, its base trial, and what of that is no preset's: the file's keys with those of `over` laid
+    on them."""
     raw = merge(read_yaml(path, words=True), over or {}, str(path))
     known = [f.name for f in fields(_File)] + list(TRIAL_KEYS)
     for key, value in sets:
@@ -178,7 +187,8 @@ def _read(
     own = {k: v for k, v in raw.items() if k not in TRIAL_KEYS}
     file: _File = parse(_File, {"name": path.stem, **own}, f"{path}: experiment")
     base = preset(file.preset, f"{path}: preset") if file.preset else {}
-    return file, merge(base, {k: v for k, v in raw.items() if k in TRIAL_KEYS}, str(path))
+    keys = {k: v for k, v in raw.items() if k in TRIAL_KEYS}
+    return file, merge(base, keys, str(path)), keys
 
 
 def _concerns_another(raw: dict[str, Any], head: str, rest: str) -> bool:
@@ -198,7 +208,9 @@ def preset(name: str, place: str) -> dict[str, Any]:
     return read_yaml(SHIPPED / "presets" / f"{name}.yaml", words=True)
 
 
-def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path: Path) -> Table:
+def _table(
+    file: _File, base: dict[str, Any], keys: dict[str, Any], sets: list[tuple[str, Any]], path: Path, mark: bool
+) -> Table:
     if not file.seeds or len(set(file.seeds)) < len(file.seeds):
         raise UserError(f"{path}: seeds: {list(file.seeds)}: must be distinct and at least one")
     arms = file.arms or {"trial": base.get("variants", {})}
@@ -207,26 +219,52 @@ def _table(file: _File, base: dict[str, Any], sets: list[tuple[str, Any]], path:
     settings = file.settings or {column if isinstance(column, str) else "trial": {}}
     rows = {arm: named(variants, f"{path}: arms.{arm}") for arm, variants in arms.items()}
     own = {arm: _own_changes(row.pop(OWN, {}), f"{path}: arms.{arm}.{OWN}") for arm, row in rows.items()}
-    cells, unnamed = {}, dict[str, None]()
+    cells: dict[tuple[str, str], tuple[Trial, ...]] = {}
+    unnamed, refused = dict[str, None](), dict[tuple[str, str], UserError]()
     for setting, changes in settings.items():
+        place = f"{path}: settings.{setting}"
+        start = base
+        if PRESET in changes:
+            start = merge(preset(convert(str, changes[PRESET], f"{place}.{PRESET}"), f"{place}.{PRESET}"), keys, place)
+        column = merge(start, _nested({k: v for k, v in changes.items() if k != PRESET}), place)
         for arm, variants in rows.items():
-            raw = merge(copy.deepcopy(base), _nested(changes), f"{path}: settings.{setting}")
-            raw = merge(raw, _nested(own[arm]), f"{path}: arms.{arm}.{OWN}")
-            raw["variants"] = copy.deepcopy(variants)
-            for key, value in sets:
-                if key.split(".")[0] in TRIAL_KEYS:
-                    _set_trial(raw, key, value)
             place = f"{path}: arm {arm}"
-            trial = parse_trial(raw, place)
+            cells[setting, arm] = ()
+            try:
+                raw = merge(copy.deepcopy(column), _nested(own[arm]), f"{path}: arms.{arm}.{OWN}")
+                raw["variants"] = copy.deepcopy(variants)
+                for key, value in sets:
+                    if key.split(".")[0] in TRIAL_KEYS:
+                        _set_trial(raw, key, value)
+                trial = parse_trial(raw, place)
+            except UserError as e:
+                if not mark:
+                    raise
+                refused[setting, arm] = e
+                continue
             silent = [v for v in trial.variants if _silent(v, raw["variants"][v.name])]
             if file.paper and "profile" not in raw and silent:
                 unnamed[arm] = None
             cells[setting, arm] = tuple(replace(trial, seed=s) for s in file.seeds)
+    _check_refused(refused, cells)
+    why = {place: str(e).removeprefix(f"{path}: arm {place[1]}: ") for place, e in refused.items()}
     told = {arm: {k: meant(v) for k, v in its.items() if not _overruled(k, sets)} for arm, its in own.items()}
     return Table(
         file.name, file.title or file.name, file.paper, file.labels, tuple(arms), tuple(settings), cells,
-        {arm: its for arm, its in told.items() if its}, tuple(unnamed),
+        {arm: its for arm, its in told.items() if its}, tuple(unnamed), why,
     )  # fmt: skip
+
+
+def _check_refused(
+    refused: Mapping[tuple[str, str], UserError], cells: Mapping[tuple[str, str], tuple[Trial, ...]]
+) -> None:
+    """Raise what is no matter of a cell. Of a cell whose parts can't go together, any refusal is a mark; any other
+    only where the same arm is possible in another setting, and another arm in the same: else the file is mistaken."""
+    possible = [place for place, cell in cells.items() if cell]
+    for (setting, arm), e in refused.items():
+        elsewhere = any(a == arm for _, a in possible) and any(s == setting for s, _ in possible)
+        if not possible or not (isinstance(e, NotPossible) or elsewhere):
+            raise e
 
 
 def _silent(variant: Plugin, options: dict[str, Any] | None) -> bool:

@@ -191,7 +191,7 @@ def _below(module: ModuleType) -> dict[str, int]:
 
 
 def _shelf(package: str, plugin: Any) -> ModuleType | None:
-    return plugins.find(package, plugin.name) if plugin.name in plugins.names(package) else None
+    return plugins.find(package, plugin.name) if plugins.has(package, plugin.name) else None
 
 
 def _place(dataset: Any) -> str:

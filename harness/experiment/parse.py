@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from harness import plugins
-from harness.errors import UserError
+from harness.errors import NotPossible, UserError
 from harness.experiment import ids, spec
 from harness.experiment.schema import convert, mapping, parse, plain
 from harness.experiment.spec import Eval, Plugin, Trial
@@ -166,17 +166,17 @@ def plugin(package: str, raw: Any, place: str, own_levels: bool = False) -> Plug
 
 def check_variants(trial: Trial, place: str) -> None:
     """Each variant's `REQUIRES` must be among what the others `PROVIDE`, one provider is enough, nobody meets what it
-    `CLASHES` with; and each file's own `check` has its say. Else UserError."""
+    `CLASHES` with; and each file's own `check` has its say. Else NotPossible."""
     modules = {v.name: plugins.find("harness.variants", v.name) for v in trial.variants}
     provided = [what for name in modules for what in _provides(name)]
     for name, module in modules.items():
         for what in getattr(module, "REQUIRES", ()):
             if what not in provided:
                 givers = [n for n in plugins.names("harness.variants") if what in _provides(n)]
-                raise UserError(f"{place}: variants.{name}: needs {what}; add one of: {', '.join(givers)}")
+                raise NotPossible(f"{place}: variants.{name}: needs {what}; add one of: {', '.join(givers)}")
     for what in set(provided):
         if provided.count(what) > 1:
-            raise UserError(f"{place}: variants: {what} come from more than one variant; keep one")
+            raise NotPossible(f"{place}: variants: {what} come from more than one variant; keep one")
     for name, module in modules.items():
         others = {v.name: v.options for v in trial.variants if v.name != name}
         for refused in getattr(module, "CLASHES", ()):
@@ -185,7 +185,7 @@ def check_variants(trial: Trial, place: str) -> None:
             try:
                 module.check(trial.variant(name), others)
             except ValueError as e:
-                raise UserError(f"{place}: variants.{name}.{e}") from None
+                raise NotPossible(f"{place}: variants.{name}.{e}") from None
 
 
 def _check_clash(trial: Trial, place: str, refused: str, others: dict[str, Any]) -> None:
@@ -199,10 +199,10 @@ def _check_clash(trial: Trial, place: str, refused: str, others: dict[str, Any])
             value, usual = getattr(value, part), getattr(type(value), part, ...)
         if value not in (None, 0, "none", "off"):
             off = shown(usual) if usual in (None, 0, "none", "off") else "0 or null"  # its default, where that is off
-            raise UserError(f"{place}: refuses {refused}, here {value}; set it to {off}, in this arm by `set:`")
+            raise NotPossible(f"{place}: refuses {refused}, here {value}; set it to {off}, in this arm by `set:`")
     for other in others:
         if other == refused or refused in _provides(other):
-            raise UserError(f"{place}: can't be in one arm with {other}; keep one of them")
+            raise NotPossible(f"{place}: can't be in one arm with {other}; keep one of them")
 
 
 def _check_during(scoring: Eval, place: str) -> None:

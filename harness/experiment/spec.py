@@ -1,5 +1,6 @@
 """What an experiment is made of: frozen, typed, checked. `harness.experiment.files` reads it from YAML."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -172,6 +173,7 @@ class Run:
     timeout_s: Annotated[float, "> 0"] | None = None
     hang_s: Annotated[float, "> 0"] = 1800.0
     patience_s: Annotated[float, "> 0"] = 600.0  # of the processes of one trial with one another, inside of a step
+    not_possible: Literal["refuse", "mark"] = "refuse"  # mark: a cell that can't be is left out, with its reason
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Table:
     cells: dict[tuple[str, str], tuple[Trial, ...]]  # (setting, arm) -> by seed
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)  # arm -> what its `set` changes, by dotted key
     unnamed: tuple[str, ...] = ()  # arms beside the paper's figures whose variants' profile nobody names
+    not_possible: dict[tuple[str, str], str] = field(default_factory=dict)  # (setting, arm) -> why it has no trials
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,21 @@ class Experiment:
     tables: tuple[Table, ...]
     run: Run
     plugins: tuple[Path, ...] = ()  # folders of plugins from outside
+
+    def without(self, reasons: Mapping[str, str]) -> "Experiment":
+        """Every cell with a trial among `reasons` {id: why it can't be} marked, and without trials."""
+
+        def marked(table: Table) -> Table:
+            found = {
+                place: why
+                for place, cell in table.cells.items()
+                for t in cell
+                if (why := reasons.get(t.id)) is not None
+            }
+            cells = {place: () if place in found else cell for place, cell in table.cells.items()}
+            return replace(table, cells=cells, not_possible={**table.not_possible, **found})
+
+        return replace(self, tables=tuple(map(marked, self.tables))) if reasons else self
 
 
 # ── plugins ──────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 matrix.py     one experiment from start to report
 recognise.py  which folder of results holds which trial: by its images and by what it records
+possible.py   cells that can't be, marked where the experiment asks for it
 changed.py    trials that other code made: refused, accepted, trained or scored again
 launch.py     trials onto processes: this one, a Ray of our own, a cluster
 schedule.py   which trial starts when, and what becomes of one that ends badly; pure

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from harness import disk, outside
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment
-from harness.orchestration import changed, cluster, fit, recognise, shared, speeds
+from harness.orchestration import changed, cluster, fit, possible, recognise, shared, speeds
 from harness.orchestration import finished as notes
 from harness.orchestration.launch import Tell, launch
 from harness.report import collect as reading
@@ -88,15 +88,19 @@ def run(
     known = {e.id: word for e in todo if (word := ended(e)) is not None}
     left = [e.trial for e in todo if e.id not in known]
     fit.check(left, experiment.run)
-    left_out = preflight(left, str(experiment.path))
+    refused = possible.asked(experiment)
+    left_out = preflight(left, str(experiment.path), mark=refused)
+    experiment = possible.marked(experiment, refused)
+    todo = tuple(e for e in todo if e.id not in (refused or {}))
     disk.check_writable(results / experiment.name)
     remote.check_writable()
     claim.take(experiment, results)
+    possible.keep(experiment, results, refused)
     recognise.settle(results, known_as)
     changed.settle(todo, results, experiment.name, judged, say)
     say(counted(experiment, len(todo), len(known)))
     unknown = changed.adopt([e for e in todo if e.id in known], results)
-    for line in filter(None, (*known_as.notes, *judged.notes, unknown, *left_out)):
+    for line in filter(None, (*known_as.notes, *judged.notes, unknown, *left_out, *possible.told(experiment))):
         say(line)
     sink = None
     if tracking_uri != "off":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.console import duration
 from harness.experiment.matrix import Entry, entries
 from harness.experiment.spec import Experiment, Train, Trial
-from harness.orchestration import changed, fit, speeds
+from harness.orchestration import changed, fit, possible, speeds
 from harness.orchestration.speeds import CLASSES, KINDS, Kind, Record, images, resolution, speed
 from harness.report.tables import Grid
 from harness.store import claim, code
@@ -92,7 +92,7 @@ def forecast(trials: Iterable[Entry], kind: Kind, records: Sequence[Record]) -> 
 
 def first_seeds(experiment: Experiment) -> frozenset[str]:
     """Ids of the trials that are the first seed of a cell."""
-    return frozenset(cell[0].id for table in experiment.tables for cell in table.cells.values())
+    return frozenset(cell[0].id for table in experiment.tables for cell in table.cells.values() if cell)
 
 
 # ── disk ─────────────────────────────────────────────────────────────────────
@@ -178,6 +178,10 @@ def table(experiment: Experiment, results: Path, absent: Container[str], gpus: I
                 state,
             )
         )  # fmt: skip
+    for t in experiment.tables:
+        rows += [
+            ("", f"{t.name}: {s}/{arm}", *[""] * 6, f"not possible: {why}") for (s, arm), why in t.not_possible.items()
+        ]
     lines = notes(experiment, todo, records, gpus, cores)
     if count := states.count("to score"):
         lines.insert(1, f"to score: {count} trials, which are trained")
@@ -198,13 +202,16 @@ def _state(e: Entry, home: Path, last: Mapping[str, Any], absent: Container[str]
     return "data not here" if e.id in absent else "to do"
 
 
-def check(experiment: Experiment, results: Path) -> tuple[str, ...]:
+def check(experiment: Experiment, results: Path) -> tuple[Experiment, tuple[str, ...]]:
     """Raise UserError for what `matrix` would refuse, but for images and weights that are not here yet: nothing is
-    fetched. Returns a line for each thing that one should know of the data."""
+    fetched. Returns the experiment with its cells that can't be marked, and a line for each thing that one should know
+    of the data."""
     claim.check(experiment, results.absolute())
     todo = [e.trial for e in entries(experiment) if not finished(results / "trials" / e.id, e.trial)]
     fit.check(todo, experiment.run)
-    return preflight(todo, str(experiment.path), unseen=unseen)
+    refused = possible.asked(experiment)
+    noted = preflight(todo, str(experiment.path), unseen=unseen, mark=refused)
+    return possible.marked(experiment, refused), noted
 
 
 def notes(

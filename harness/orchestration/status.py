@@ -30,6 +30,8 @@ def table(experiment: Experiment, results: Path) -> Grid:
         kimg = f"{_number(now, 'nimg') / 1000:.4g}/{e.trial.train.total_kimg:g}"
         rate = f"{_number(now, 'images_per_s'):.3g}" if now.get("state") == "running" else ""
         rows.append((e.name, str(now.get("state", "waiting")), kimg, rate, str(now.get("message") or "")))
+    for t in experiment.tables:
+        rows += [(f"{s}/{arm}", "not possible", "", "", why) for (s, arm), why in t.not_possible.items()]
     header = ("trial", "state", "kimg", "img/s", "")
     notes = [f"driver: {driver or 'none'}", *filter(None, [code.told(others)])]
     return Grid(experiment.name, header, tuple(rows), tuple(notes), len(header))

@@ -104,7 +104,7 @@ def _table(table: Table, by_id: Mapping[str, Outcome], paper: Mapping[str, Any])
     found = [s.name for group in outcomes.values() for o in group for s in o.scores.values()]
     heads = {n.key for n in names.heads(found)}
     theirs = paper.get(table.paper or "", {})
-    metrics = [_metric(n, n.key in heads, baseline, outcomes, theirs) for n in names.order(found)]
+    metrics = [_metric(n, n.key in heads, baseline, outcomes, theirs, table.not_possible) for n in names.order(found)]
     # Holm within the table: the headline comparisons are one family, all others another.
     corrected = _holm([m for m in metrics if m.headline]) + _holm([m for m in metrics if not m.headline])
     return TableReport(table, baseline, outcomes, tuple(corrected), tuple(_notes(table, baseline, outcomes, corrected)))
@@ -116,6 +116,7 @@ def _metric(
     baseline: str,
     outcomes: Mapping[tuple[str, str], tuple[Outcome, ...]],
     theirs: Mapping[str, Any],
+    not_possible: Mapping[tuple[str, str], str],
 ) -> MetricTable:
     scored = [o.scores[name.key] for group in outcomes.values() for o in group if name.key in o.scores]
     kinds = {s.kind: s.protocol for s in scored}
@@ -131,6 +132,8 @@ def _metric(
             column.get(arm, {}).get(key),
             column.get(baseline, {}).get(key),
         )
+        if (why := not_possible.get((setting, arm))) is not None:
+            cells[setting, arm] = replace(cells[setting, arm], not_possible=why)
     return MetricTable(name.key, name.label, scored[0].better, headline, cells, tuple(protocols.values()), apart)
 
 
@@ -234,7 +237,9 @@ def _notes(
 ) -> list[str]:
     """What a reader of the table must know: mixtures, gaps, and limits of so few seeds."""
     headline = [m for m in metrics if m.headline]
-    notes = [m.apart for m in headline if m.apart]
+    name = table.labels
+    notes = [f"{name.get(s, s)}, {name.get(a, a)}: not possible: {why}" for (s, a), why in table.not_possible.items()]
+    notes += [m.apart for m in headline if m.apart]
     for setting in table.settings:
         column = [(f"{arm} s{o.trial.seed}", o) for arm in table.arms for o in outcomes[setting, arm]]
         done = {who: o for who, o in column if o.state == "done"}

@@ -11,6 +11,7 @@ SIGNS = {
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "→": r"$\to$", "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$",
     "[": "{[}", "*": "{*}",  # else an option of the end of the row above
     "≤": r"$\leq$", "≥": r"$\geq$", "†": r"\dag{}", "‡": r"\ddag{}", "…": r"\dots{}",
+    "●": r"$\bullet$", "○": r"$\circ$",
 }  # fmt: skip
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho - sigma tau upsilon phi chi psi"
@@ -59,6 +60,8 @@ def _one_line(text: str) -> str:
 
 def _cell(cell: Cell) -> str:
     rest = f" {{\\scriptsize {written(tables.waiting(cell.waiting))}}}" if cell.waiting else ""
+    if cell.not_possible is not None:
+        return f"{{\\scriptsize {tables.IMPOSSIBLE}}}"  # why stands among the remarks
     if cell.summary is None:
         return f"--$^{{n=0/{cell.planned}}}$" + rest
     half = cell.summary.half

@@ -158,6 +158,7 @@ class Cell:
     paper: float | None = None
     paper_difference: float | None = None
     verdict: Verdict | None = None
+    not_possible: str | None = None  # why there is no trial
 
     @property
     def counts(self) -> Counts:

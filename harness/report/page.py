@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from harness.report import charts, tables
+from harness.report import charts, comparison_page, tables
+from harness.report.comparison import compare
 from harness.report.grounds import Colours, colours, grounds
 from harness.report.model import Cell, MetricTable, Report, TableReport
 from harness.report.style import SCRIPT, STYLE
@@ -18,7 +19,8 @@ from harness.report.style import SCRIPT, STYLE
 def html(report: Report) -> str:
     """The whole page. Works with no finished trial too."""
     inks = colours(report)
-    parts = [_head(report), *(_table(t, inks) for t in report.tables), *grounds(report, inks)]
+    parts = [_head(report), *(_table(t, inks) for t in report.tables)]
+    parts += [*map(comparison_page.section, compare(report)), *grounds(report, inks)]
     parts += [_failures(report), _trials(report), _environment(report)]
     title = escape(report.experiment.name)
     return (
@@ -112,7 +114,8 @@ def _best(t: TableReport, m: MetricTable, setting: str) -> str | None:
 
 def _cell(c: Cell, *, best: bool) -> str:
     if c.summary is None:
-        body = f'<span class="waiting">{escape(tables.seeds_of(c))}</span>'
+        look = "waiting never" if c.not_possible is not None else "waiting"
+        body = f'<span class="{look}">{escape(tables.seeds_of(c))}</span>'
         return f"<td>{body}{_paper(c)}</td>"
     s = c.summary
     half = f' <span class="pm">± {s.half:.{tables.decimals(s.mean, s.half)}f}</span>' if s.half is not None else ""
@@ -160,10 +163,7 @@ def _forest(t: TableReport, m: MetricTable, setting: str, inks: Colours) -> str:
 
 def _states(t: TableReport) -> str:
     """The table while no trial has finished: only states."""
-    rows = [
-        [t.label(arm), *(tables.waiting(o.word for o in t.outcomes[s, arm]) for s in t.table.settings)]
-        for arm in t.table.arms
-    ]
+    rows = [[t.label(arm), *(tables.states(t, s, arm) for s in t.table.settings)] for arm in t.table.arms]
     return _plain(["", *(t.label(s) for s in t.table.settings)], rows)
 
 

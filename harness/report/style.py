@@ -59,12 +59,20 @@ abbr { text-decoration:none; }
 .diff { font-size:13.5px; }
 .diff::before { content:"\\0394\\2009"; color:var(--soft); }
 .few, .tail, .waiting, .paper { font-size:12.5px; color:var(--soft); }
+.never { display:inline-block; min-width:15em; max-width:22em; white-space:normal; }
 .paper + div { margin-top:2px; }
 .few { color:var(--part); }
 .paper { margin-top:3px; }
 .notes { font-size:13px; margin-top:14px; max-width:86ch; }
 .notes li { padding-left:1.1em; text-indent:-1.1em; margin:3px 0; }
 .notes li::before { content:"\\2013\\2002"; }
+.methods .cells tbody td { max-width:17em; white-space:normal; }
+.eff { display:inline-block; font-size:16px; line-height:1.3; border-radius:8px; white-space:nowrap; }
+.eff.hollow, .eff.filled { padding:0 8px; }
+.eff.hollow { box-shadow:inset 0 0 0 1.5px var(--soft); }
+.eff.filled { color:var(--bad); background:var(--bad-bg); font-weight:600; }
+.eff.filled.better { color:var(--good); background:var(--good-bg); }
+.methods .tail { white-space:nowrap; }
 .forests, .charts, .samples { display:grid; gap:8px 30px; }
 .forests { grid-template-columns:repeat(auto-fill, minmax(min(400px, 100%), 1fr)); }
 .charts { grid-template-columns:repeat(auto-fill, minmax(min(300px, 100%), 1fr)); }

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from harness.report.model import Cell, Counts, MetricTable, Outcome, Report, TableReport, Trailing
+from harness.report.model import Cell, Counts, MetricTable, Report, TableReport, Trailing
 
 ARROW = {"lower": "↓", "higher": "↑", "zero": "→0"}
 NOTHING = "–"
+IMPOSSIBLE = "not possible"
 BEST = (
     "best: the snapshot with the least distance (eval.during), scored by the whole pass; chosen in hindsight, so arms "
     "are compared by the last"
@@ -58,7 +59,7 @@ def estimate(mean: float, half: float | None, *, signed: bool = False) -> str:
 def ours(cell: Cell) -> str:
     """A cell's mean and interval, or the states of its trials where it has none."""
     if cell.summary is None:
-        return seeds_of(cell)
+        return seeds_of(cell) if cell.not_possible is None else IMPOSSIBLE  # why stands beside it, once
     return estimate(cell.summary.mean, cell.summary.half) + marks(cell) + lacking(cell)
 
 
@@ -68,7 +69,9 @@ def marks(cell: Cell) -> str:
 
 
 def seeds_of(cell: Cell) -> str:
-    """`3 of 3`, or `1 of 3: diverged, running 25%`."""
+    """`3 of 3`, or `1 of 3: diverged, running 25%`, or why there can be none."""
+    if cell.not_possible is not None:
+        return f"{IMPOSSIBLE}: {cell.not_possible}"
     return f"{cell.counts.done} of {cell.planned}" + (f": {waiting(cell.waiting)}" if cell.waiting else "")
 
 
@@ -123,9 +126,19 @@ def waiting(words: Iterable[str]) -> str:
     return ", ".join(f"{n} {w}" if n > 1 else w for w, n in counts.items()) or NOTHING
 
 
-def seeds(group: tuple[Outcome, ...]) -> str:
-    """`3`, or `1 of 3: running 40%, missing`."""
+def states(t: TableReport, setting: str, arm: str) -> str:
+    """What became of a place that no trial has given a figure, in words."""
+    if (why := t.table.not_possible.get((setting, arm))) is not None:
+        return f"{IMPOSSIBLE}: {why}"
+    return waiting(o.word for o in t.outcomes[setting, arm])
+
+
+def seeds(t: TableReport, setting: str, arm: str) -> str:
+    """`3`, or `1 of 3: running 40%, missing`, or why there can be none."""
+    group = t.outcomes[setting, arm]
     done = sum(o.state == "done" for o in group)
+    if not group:
+        return states(t, setting, arm)
     return (
         str(done) if done == len(group) else f"{done} of {len(group)}: {waiting(o.word for o in group if not o.scores)}"
     )
@@ -145,7 +158,7 @@ def grid(t: TableReport) -> Grid:
     rows = []
     for setting in t.table.settings:
         for arm in t.table.arms:
-            row = [t.label(setting)] * several + [t.label(arm), seeds(t.outcomes[setting, arm])]
+            row = [t.label(setting)] * several + [t.label(arm), seeds(t, setting, arm)]
             for m in t.headline:
                 cell = m.cells[setting, arm]
                 row += [ours(cell), difference(cell)] + [best(cell)] * has_best(m)
@@ -279,7 +292,7 @@ def cells_csv(t: TableReport) -> str:
                     "precise_seeds": c.precise_seeds, "paper": c.paper, "paper_difference": c.paper_difference,
                     "verdict": c.verdict and c.verdict.word, "more_seeds": c.verdict and c.verdict.more_seeds,
                     "mixed": c.mixed, "biased": c.biased or "",
-                    "waiting": waiting(c.waiting) if c.waiting else "",
+                    "waiting": waiting(c.waiting) if c.waiting else "", "not_possible": c.not_possible or "",
                 }
             )  # fmt: skip
     return _csv(rows)

@@ -87,3 +87,21 @@ def test_the_slider_goes_back_in_training(page):
     assert "400k" in before
     assert "80k" in after
     assert film.locator("output").inner_text() == "80k"
+
+
+def test_only_what_is_certain_within_the_page_is_filled(page):
+    """The comparison of methods: a cell's look is its class, and its names stay in view while it scrolls sideways."""
+    section = page.locator("section.methods").first
+    clear = "rgba(0, 0, 0, 0)"
+    for kind, filled in (("filled", True), ("hollow", False)):
+        example = section.locator(f".key .eff.{kind}").first
+        style = example.evaluate("e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).boxShadow]")
+        assert (style[0] != clear) == filled
+        assert (style[1] != "none") != filled
+    box = section.locator(".scroll").first
+    name = box.locator("tbody th").first
+    before = name.bounding_box()["x"]
+    box.evaluate("e => e.scrollLeft = 500")
+    assert abs(name.bounding_box()["x"] - before) < 1
+    cells = section.locator("tbody td").all()
+    assert all(cell.inner_text().strip() for cell in cells)

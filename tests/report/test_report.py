@@ -66,6 +66,7 @@ def test_files_written_and_again_the_same(tmp_path):
     paths = write(collect(exp, tmp_path), tmp_path)
     names = {str(p.relative_to(tmp_path / exp.name)) for p in paths}
     kinds = {f"tables/table{i}.{kind}" for i in (1, 2, 3) for kind in ("md", "csv", "tex")}
+    kinds |= {f"tables/table1.methods.{kind}" for kind in ("md", "tex")}  # two data sets, three arms
     assert names == {"results.csv", "report.html"} | kinds
     first = {p: p.read_bytes() for p in paths}
     write(collect(exp, tmp_path), tmp_path)
