@@ -398,6 +398,7 @@ def test_who_is_refused_at_once_is_told_at_once_and_whom_a_store_knows_waits(mon
         remote.use(None)
 
 
+@pytest.mark.slow
 def test_a_matrix_behind_a_url_is_stopped_and_goes_on_elsewhere(short, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(short / "here"))
     url = ["--results", f"file://{short}/store"]
