@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.faults.conftest import Calm
@@ -23,22 +23,33 @@ def parts(ground: Ground) -> set[str]:
 
 
 def opened(pid: int) -> set[str]:
-    try:
-        return {file.path for file in psutil.Process(pid).open_files()}
-    except psutil.Error:
-        return set()
+    found = set()
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(descriptor.readlink()))
+    return found
 
 
 def writer(ground: Ground) -> int | None:
-    """The process that is inside the writing of a checkpoint at this very moment."""
-    begun = parts(ground)
-    return next((worker.pid for worker in ground.workers() if begun & opened(worker.pid)), None) if begun else None
+    """The process that is inside the writing of a checkpoint at this very moment, which lasts some milliseconds: who
+    might be is asked for but twice a second."""
+    pids = [worker.pid for worker in ground.workers()]
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        if begun := parts(ground):
+            for pid in pids:
+                if begun & opened(pid):
+                    return pid
+    return None
 
 
 def victim(ground: Ground, driver: Command, kind: str, dice: random.Random) -> int | None:
     """The worker to kill now: after a random while, while it trains, or inside the writing of a checkpoint."""
     if kind == "writing":
-        return writer(ground) if driver.until(lambda: writer(ground), every_s=0) else None
+        found: list[int | None] = []
+        driver.until(lambda: found.append(writer(ground)) or found[-1], every_s=0)
+        return found[-1]
     if kind == "training":
         saved = ground.checkpoints()
         driver.until(lambda: ground.checkpoints() != saved)
