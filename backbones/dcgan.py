@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
+from backbones import Draws, Generator, Modulate, Site, Synthesis, identity
+from backbones._projection import Projected
 
 EPOCH = 1
 MOMENTS = True
@@ -122,7 +123,7 @@ class DCGANGenerator(Generator):
         return Synthesis(torch.tanh(x), z)
 
 
-class DCGANDiscriminator(Discriminator):
+class DCGANDiscriminator(Projected):
     """images [N, C, R, R] -> raw logits [N]. Tap "r" is the feature map of side r, after its leaky ReLU."""
 
     def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
@@ -149,16 +150,3 @@ class DCGANDiscriminator(Discriminator):
             if tap in taps:
                 feats[tap] = x
         return x.flatten(1), feats
-
-    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
-        logits = self.linear(h).squeeze(1)
-        if self.num_classes:
-            assert labels is not None, "a conditional D needs labels"
-            logits = logits + (self.embed(labels) * h.unflatten(1, (-1, 4, 4)).sum((2, 3))).sum(1)
-        return logits.float()
-
-    def last_layer(self, labels: Tensor | None = None) -> Last:
-        weight, bias = cast(Tensor, self.linear.weight), cast(Tensor, self.linear.bias)
-        if self.num_classes:
-            weight = weight + self.embed(labels).repeat_interleave(16, 1)  # the embedding meets the sum over 4x4 places
-        return Last(weight, bias)

@@ -12,13 +12,14 @@ discriminator (Miyato & Koyama, 2018) in D. 64x64 images take one more stage in 
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import Discriminator, Draws, Generator, Last, Modulate, Site, Synthesis, identity
+from backbones import Draws, Generator, Modulate, Site, Synthesis, identity
+from backbones._projection import Projected
 from backbones._spectral import spectral
 
 EPOCH = 1
@@ -140,7 +141,7 @@ class SNDCGANGenerator(Generator):
         return Synthesis(torch.tanh(self.to_rgb(x)), z)
 
 
-class SNDCGANDiscriminator(Discriminator):
+class SNDCGANDiscriminator(Projected):
     """images [N, C, R, R] -> raw logits [N]. Tap "r" is the last feature map of side r, after its leaky ReLU."""
 
     def __init__(self, options: Options, resolution: int, num_classes: int, channels: int = 3) -> None:
@@ -170,16 +171,3 @@ class SNDCGANDiscriminator(Discriminator):
             if i < len(self.down):
                 x = F.leaky_relu(self.down[i](x), self.slope)
         return x.flatten(1), feats
-
-    def logits_of(self, h: Tensor, labels: Tensor | None = None) -> Tensor:
-        logits = self.linear(h).squeeze(1)
-        if self.num_classes:
-            assert labels is not None, "a conditional D needs labels"
-            logits = logits + (self.embed(labels) * h.unflatten(1, (-1, 4, 4)).sum((2, 3))).sum(1)
-        return logits.float()
-
-    def last_layer(self, labels: Tensor | None = None) -> Last:
-        weight, bias = cast(Tensor, self.linear.weight), cast(Tensor, self.linear.bias)
-        if self.num_classes:
-            weight = weight + self.embed(labels).repeat_interleave(16, 1)  # the embedding meets the sum over 4x4 places
-        return Last(weight, bias)
